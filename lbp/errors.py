@@ -1,0 +1,22 @@
+"""One error for everything a user can get wrong, and the check that most of them share."""
+
+from collections.abc import Iterable
+
+
+class LbpError(ValueError):
+    """A wrong input, said in one line: the value, what is allowed, and what to do.
+
+    The command line prints the line and exits with status 2; a notebook shows it without a
+    traceback.
+    """
+
+    def _render_traceback_(self) -> list[str]:  # IPython's hook
+        return [f"{type(self).__name__}: {self}"]
+
+
+def check_choice(what: str, value: object, allowed: Iterable[object]) -> None:
+    """Raise `LbpError` unless `value` is one of `allowed`; `what` names it in the message."""
+    allowed = list(allowed)
+    if value not in allowed:
+        names = ", ".join(str(choice) for choice in allowed)
+        raise LbpError(f"unknown {what} {value!r}: choose from {names}")

@@ -1,0 +1,90 @@
+"""CIFAR-10 on disk: where it is, whether it is whole, and its download by torchvision."""
+
+import os
+from pathlib import Path
+from urllib.error import URLError
+
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10
+from torchvision.datasets.utils import check_integrity
+
+from lbp.errors import LbpError
+from lbp.paths import ROOT
+
+FILES: dict[str, str] = dict(
+    [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
+)
+
+
+def data_root(root: str | Path | None = None) -> Path:
+    """Return the folder that holds, or will hold, cifar-10-batches-py.
+
+    In this order: the argument, the environment variable LBP_DATA, data/ of the project.
+    """
+    return Path(root or os.environ.get("LBP_DATA") or ROOT / "data").expanduser().absolute()
+
+
+def folder(root: Path) -> Path:
+    """Return the folder of the files themselves."""
+    return root / CIFAR10.base_folder
+
+
+def faults(root: Path) -> dict[str, str]:
+    """Return the files of CIFAR-10 that are "missing" or "damaged" under `root`, by MD5."""
+    found = {}
+    for name, md5 in FILES.items():
+        path = folder(root) / name
+        if not path.is_file():
+            found[name] = "missing"
+        elif not check_integrity(str(path), md5):
+            found[name] = "damaged"
+    return found
+
+
+def verify(root: Path) -> None:
+    """Check that CIFAR-10 is whole under `root`.
+
+    Raises:
+        LbpError: If a file is missing or damaged; it says what to run.
+    """
+    found = faults(root)
+    if not found:
+        return
+    what = "no CIFAR-10"
+    if len(found) < len(FILES) or "damaged" in found.values():
+        what = ", ".join(f"{name} is {fault}" for name, fault in found.items())
+        what = f"CIFAR-10 is not whole ({what})"
+    raise LbpError(f"{what} in {root}: run `lbp data`, or name its folder by --data or LBP_DATA")
+
+
+def download(root: Path) -> None:
+    """Download CIFAR-10 (170 MB) to `root` unless it is whole already, and verify it.
+
+    Raises:
+        LbpError: If the download fails or what arrived is damaged.
+    """
+    if not faults(root):
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        CIFAR10(str(root), download=True)
+    except (URLError, RuntimeError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise LbpError(
+            f"CIFAR-10 could not be downloaded to {root} ({reason}): "
+            "check the network and the disk, then run `lbp data` again"
+        ) from error
+    verify(root)
+
+
+def load(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
+    """Return CIFAR-10's images, uint8 [N, 3, 32, 32], and labels, int64 [N].
+
+    Raises:
+        LbpError: If the data is missing or damaged.
+    """
+    verify(root)
+    dataset = CIFAR10(str(root), train=train)
+    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(dataset.targets)

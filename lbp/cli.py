@@ -1,0 +1,151 @@
+"""The command line: `lbp data`, `train`, `reproduce`, `status` and `claims`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+
+from lbp import cifar10, claims, experiments, reproduce, runner
+from lbp.config import RunConfig
+from lbp.errors import LbpError
+from lbp.record import Record
+from lbp.store import Store
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise LbpError(f"{message} (see {self.prog} --help)")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; return 0, 1 if it stopped before it was done, or 2 after a wrong input."""
+    try:
+        options = _parser().parse_args(arguments)
+        status: int = options.command(options)
+    except LbpError as error:
+        print(f"lbp: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("lbp: stopped", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader, such as head, has gone
+        sys.stderr.close()
+        return 0
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="lbp", description="Linear Backprop: data, runs, figures and claims.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
+
+    def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=text, description=text)
+        sub.set_defaults(command=run)
+        return sub
+
+    sub = command("data", _data, "Download CIFAR-10 (170 MB), verify it and say where it is.")
+    _add_data(sub)
+    sub = command("train", _train, "Train one run and add it to the store.")
+    _add_config(sub)
+    _add_training(sub)
+    sub = command("reproduce", _reproduce, "Train the runs of a figure that the store lacks.")
+    sub.add_argument("figure", help=", ".join(experiments.FIGURES))
+    sub.add_argument("--profile", default="recorded", help=", ".join(experiments.PROFILES))
+    _add_training(sub)
+    command("status", _status, "List each figure's runs: recorded, missing or stale, and times.")
+    command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
+    return parser
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
+    text = "folder of CIFAR-10 (default: $LBP_DATA, else data/ of the project)"
+    parser.add_argument("--data", metavar="DIR", help=text)
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument("--minutes", type=float, help="stop between epochs when they are used up")
+    _add_data(parser)
+
+
+def _add_config(parser: argparse.ArgumentParser) -> None:
+    hints = get_type_hints(RunConfig)
+    for field in fields(RunConfig):
+        kind, default = hints[field.name], field.default
+        flag = f"--{field.name.replace('_', '-')}"
+        if kind is bool:
+            action = argparse.BooleanOptionalAction
+            parser.add_argument(flag, action=action, default=default, help=f"default: {default}")
+        elif get_origin(kind) is Literal:
+            text = f"{', '.join(get_args(kind))} (default: {default})"
+            parser.add_argument(flag, default=default, metavar="NAME", help=text)
+        else:
+            text = f"default: {default:g}"
+            parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
+
+
+def _data(options: argparse.Namespace) -> int:
+    root = cifar10.data_root(options.data)
+    cifar10.download(root)
+    print(f"CIFAR-10 is whole, in {cifar10.folder(root)}")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    config = RunConfig(**{field.name: getattr(options, field.name) for field in fields(RunConfig)})
+    device = runner.choose_device(options.device, config.precision)
+    store = Store()
+    record = store.get(config)
+    if record is None:
+        with runner.Budget(options.minutes) as budget:
+            record = reproduce.train(config, device, budget, options.data, store)
+    if record is None:
+        print(f"{config}: not finished; the same command goes on from its checkpoint")
+        return 1
+    print(f"{config}: {_outcome(record)}; {store.path(config)}")
+    return 0
+
+
+def _reproduce(options: argparse.Namespace) -> int:
+    found = reproduce.reproduce(
+        options.figure,
+        options.profile,
+        device=options.device,
+        minutes=options.minutes,
+        data=options.data,
+    )
+    for results in found:
+        print(f"{results.figure}, {results.scale} ({experiments.SCALE_NOTES[results.scale]})")
+        for label, config in results.runs.items():
+            record = results.records.get(label)
+            print(f"  {label}: {_outcome(record) if record else 'missing'}: {config}")
+    return 0 if found[-1].complete else 1
+
+
+def _status(options: argparse.Namespace) -> int:
+    for figure in experiments.FIGURES:
+        for scale in ("paper", "cpu"):
+            results = reproduce.recorded(figure, scale)
+            print(f"{figure}, {scale} ({experiments.SCALE_NOTES[scale]})")
+            for label in results.runs:
+                print(f"  {label}: {results.state(label)}")
+    print(f"store: {Store().folder}; to compute a stale run again, delete its record")
+    return 0
+
+
+def _claims(options: argparse.Namespace) -> int:
+    for verdict in claims.verdicts():
+        claim = verdict.claim
+        print(f"{claim.id}: {verdict.word}")
+        print(f"  {claim.statement} (section {claim.section})")
+        print(f"  paper: {claim.paper}; found: {verdict.found}; test: {claim.tested}")
+    return 0
+
+
+def _outcome(record: Record) -> str:
+    if record.outcome == "diverged":
+        return f"diverged in epoch {len(record.epochs)}"
+    return f"test accuracy {record.test_accuracy[-1]:.1f} % after {len(record.epochs)} epochs"

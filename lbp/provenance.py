@@ -1,0 +1,84 @@
+"""Where a result comes from: the commit, the numerical code, the versions and the device."""
+
+import ast
+import functools
+import hashlib
+import os
+import platform
+import subprocess
+from datetime import UTC, datetime
+from pathlib import Path
+
+import torch
+import torchvision
+
+from lbp.config import RunConfig
+from lbp.paths import ROOT
+from lbp.record import Provenance
+
+# The modules that decide the numbers of a training run, besides its config.
+NUMERICAL_MODULES = ("rules", "models", "data", "train")
+
+
+@functools.cache
+def fingerprint() -> str:
+    """Return 16 hexadecimal digits that change only if the numerical code does.
+
+    Comments, docstrings and layout do not count. A record with another fingerprint is stale.
+    """
+    digest = hashlib.sha256()
+    for name in NUMERICAL_MODULES:
+        digest.update(code_digest((Path(__file__).parent / f"{name}.py").read_text()))
+    return digest.hexdigest()[:16]
+
+
+def code_digest(source: str) -> bytes:
+    """Return the SHA-256 of Python source without its comments, docstrings and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            del node.body[0]
+    return hashlib.sha256(ast.dump(tree).encode()).digest()
+
+
+def provenance(config: RunConfig, device: torch.device, seconds: float) -> Provenance:
+    """Describe this process and a run that it finished in `seconds`."""
+    return Provenance(
+        commit=_git("rev-parse", "HEAD"),
+        dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+        fingerprint=fingerprint(),
+        python=platform.python_version(),
+        torch=torch.__version__,
+        torchvision=torchvision.__version__,
+        device=device_name(device),
+        threads=torch.get_num_threads(),
+        precision=config.precision,
+        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        seconds=round(seconds, 3),
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """Return the name of a GPU, or of the processor with its number of cores."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.is_file():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    return f"{name}, {os.cpu_count()} cores"
+
+
+def _git(*arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

@@ -107,6 +107,11 @@ def judge(claim: Claim, found: Measures) -> Verdict:
     return Verdict(claim, NOT_RUN)
 
 
+def judge_figure(figure: str, found: Mapping[str, Mapping[str, float]]) -> list[Verdict]:
+    """Return the verdicts on one figure's claims, given its measures by scale and name."""
+    return [judge(claim, {figure: found}) for claim in load() if claim.figure == figure]
+
+
 def measure_all(store: Store | None = None) -> dict[str, dict[str, dict[str, float]]]:
     """Compute Figure 1 (some seconds) and draw the other figures' measures from the store."""
     return {

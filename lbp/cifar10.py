@@ -27,7 +27,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def folder(root: Path) -> Path:
     """Return the folder of the files themselves."""
-    return root / CIFAR10.base_folder
+    return root / str(CIFAR10.base_folder)
 
 
 def faults(root: Path) -> dict[str, str]:

@@ -47,7 +47,9 @@ def provenance(config: RunConfig, device: torch.device, seconds: float) -> Prove
     """Describe this process and a run that it finished in `seconds`."""
     return Provenance(
         commit=_git("rev-parse", "HEAD"),
-        dirty=None if (status := _git("status", "--porcelain")) is None else bool(status),
+        dirty=None
+        if (status := _git("status", "--porcelain", "--", ".", ":!data/results")) is None
+        else bool(status),
         fingerprint=fingerprint(),
         python=platform.python_version(),
         torch=torch.__version__,
@@ -55,7 +57,7 @@ def provenance(config: RunConfig, device: torch.device, seconds: float) -> Prove
         device=device_name(device),
         threads=torch.get_num_threads(),
         precision=config.precision,
-        started=datetime.now(UTC).isoformat(timespec="seconds"),
+        finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
     )
 

@@ -42,7 +42,7 @@ class Provenance:
     device: str  # the processor's or GPU's name
     threads: int  # of PyTorch on the CPU
     precision: str
-    started: str  # UTC, ISO 8601
+    finished: str  # UTC, ISO 8601
     seconds: float  # all epochs together
 
 

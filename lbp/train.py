@@ -147,4 +147,4 @@ class Trainer:
 
 def _error(correct: Tensor) -> float:
     """Return the error in percent, given bool [N]."""
-    return 100 * (1 - correct.float().mean().item())
+    return 100 * (~correct).sum().item() / len(correct)

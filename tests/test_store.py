@@ -1,0 +1,134 @@
+"""Records and their store: nothing lost, nothing overwritten, nothing damaged in silence."""
+
+import json
+import math
+import multiprocessing
+import re
+from dataclasses import replace
+
+import pytest
+
+from lbp.config import RunConfig
+from lbp.errors import LbpError
+from lbp.paths import RESULTS
+from lbp.provenance import code_digest, fingerprint
+from lbp.record import Epoch, Provenance, Record
+from lbp.store import Store
+
+PROVENANCE = Provenance(
+    commit="0" * 40, dirty=False, fingerprint="f" * 16, python="3.11", torch="2.11.0",
+    torchvision="0.26.0", device="a processor, 2 cores", threads=2, precision="float32",
+    finished="2026-01-01T00:00:00+00:00", seconds=1.5,
+)  # fmt: skip
+
+
+def epoch(number: int, loss: float = 1.5) -> Epoch:
+    return Epoch(number, loss, 50.0, 1.25, 60.0, 10.0, 59.0, 61.0, None, 3.5, 0.25)
+
+
+def record(epochs: int = 2, **config) -> Record:
+    rows = [epoch(number) for number in range(1, epochs + 1)]
+    return Record(RunConfig(epochs=epochs, **config), "finished", rows, PROVENANCE)
+
+
+def test_a_record_comes_back_as_it_was(tmp_path):
+    store = Store(tmp_path / "new" / "folder")
+    assert store.get(RunConfig(epochs=2)) is None
+    assert store.add(record())
+    assert store.get(RunConfig(epochs=2)) == record()
+    assert list(store) == [record()]
+    assert record().test_accuracy == [40.0, 40.0]
+
+
+def test_a_diverged_record_comes_back(tmp_path):
+    rows = [epoch(1), replace(epoch(2, math.nan), test_loss=math.inf)]
+    Store(tmp_path).add(Record(RunConfig(epochs=9), "diverged", rows, PROVENANCE))
+    found = Store(tmp_path).get(RunConfig(epochs=9))
+    assert found.outcome == "diverged"
+    assert len(found.epochs) == 2
+    assert math.isnan(found.epochs[1].train_loss)
+    (path,) = tmp_path.iterdir()
+    json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_the_first_result_of_a_run_stays(tmp_path):
+    store = Store(tmp_path)
+    assert store.add(record())
+    other = replace(record(), provenance=replace(PROVENANCE, device="another"))
+    assert not store.add(other)
+    assert store.get(RunConfig(epochs=2)) == record()
+    assert len(list(tmp_path.iterdir())) == 1  # no temporary file is left
+
+
+def _add_many(folder, device: str) -> int:
+    provenance = replace(PROVENANCE, device=device)
+    return sum(
+        Store(folder).add(replace(record(seed=seed), provenance=provenance)) for seed in range(40)
+    )
+
+
+def test_two_processes_may_write_at_once(tmp_path):
+    with multiprocessing.get_context("fork").Pool(2) as pool:
+        added = pool.starmap(_add_many, [(tmp_path, "a"), (tmp_path, "b")])
+    assert sum(added) == 40  # each run was added by one of them
+    assert len(list(Store(tmp_path))) == 40
+
+
+DAMAGES = {
+    "cut off": lambda text: text[: len(text) // 2],
+    "empty": lambda text: "",
+    "not UTF-8": lambda text: text.encode() + b"\xff",
+    "an epoch lost": lambda text: text.replace('"epoch": [1, 2]', '"epoch": [1]'),
+    "epochs swapped": lambda text: text.replace('"epoch": [1, 2]', '"epoch": [2, 1]'),
+    "a number lost": lambda text: text.replace("[60.0, 60.0]", '[60.0, "x"]'),
+    "a column lost": lambda text: text.replace('"test_loss"', '"tset_loss"'),
+    "another config": lambda text: text.replace('"lr": 0.001', '"lr": 0.002'),
+    "an impossible config": lambda text: text.replace('"lr": 0.001', '"lr": -1'),
+    "an outcome unknown": lambda text: text.replace('"finished"', '"fine"', 1),
+    "a loss gone": lambda text: text.replace("[1.5, 1.5]", "[1.5, null]"),
+    "no provenance": lambda text: text.replace('"commit"', '"comit"'),
+    "a list": lambda text: "[]",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES.keys())
+def test_a_damaged_record_is_named(tmp_path, damage):
+    store = Store(tmp_path)
+    store.add(record())
+    (path,) = tmp_path.iterdir()
+    changed = damage(path.read_text())
+    assert changed != path.read_text()
+    path.write_bytes(changed if isinstance(changed, bytes) else changed.encode())
+    for read in (lambda: store.get(RunConfig(epochs=2)), lambda: list(store)):
+        with pytest.raises(LbpError) as error:
+            read()
+        assert re.match(rf"the record {path} is damaged \(.+\): restore it", str(error.value))
+        assert "\n" not in str(error.value)
+
+
+def test_every_committed_record_is_whole_and_says_where_it_comes_from():
+    records = list(Store(RESULTS))
+    assert records
+    for found in records:
+        assert re.fullmatch("[0-9a-f]{40}", found.provenance.commit)
+        assert found.provenance.dirty is False
+        assert found.provenance.seconds > 0
+        assert found.config.dataset == "cifar10"
+
+
+CODE = '"""Doc."""\nx = 1\ndef f(a):\n    """Say."""\n    return a + 1\n'
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [
+        (("Doc.", "Other words."), False),
+        (('    """Say."""\n', ""), False),
+        (("x = 1", "x  =  1  # one"), False),
+        (("a + 1", "a + 2"), True),
+        (("x = 1", "x = 2"), True),
+    ],
+)
+def test_the_fingerprint_ignores_comments_and_docstrings_only(change, counts):
+    assert (code_digest(CODE.replace(*change)) != code_digest(CODE)) == counts
+    assert re.fullmatch("[0-9a-f]{16}", fingerprint())

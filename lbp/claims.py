@@ -129,10 +129,10 @@ def verdicts(found: Measures | None = None) -> list[Verdict]:
 
 
 def markdown_table(judged: Iterable[Verdict] | None = None) -> str:
-    """Return the table figure - claim - paper - found - verdict in Markdown."""
-    rows = ["| figure | claim | paper | found | verdict |", "|---|---|---|---|---|"]
+    """Return the table figure - claim - verdict - paper - found in Markdown."""
+    rows = ["| figure | claim | verdict | paper | found |", "|---|---|---|---|---|"]
     for verdict in verdicts() if judged is None else judged:
         claim = verdict.claim
-        cells = (claim.figure, claim.statement, claim.paper, verdict.found, f"**{verdict.word}**")
+        cells = (claim.figure, claim.statement, f"**{verdict.word}**", claim.paper, verdict.found)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     return "\n".join(rows)

@@ -92,7 +92,7 @@ class RunConfig:
 
     @property
     def key(self) -> str:
-        """The run's name: 16 hexadecimal digits of the SHA-256 of its fields."""
+        """The run's name, 16 hexadecimal digits of the SHA-256 of its fields."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -50,7 +50,7 @@ FIGURES: dict[str, dict[str, dict[str, RunConfig]]] = {
         "paper": _FIG2_PAPER,
         "cpu": {
             label: replace(
-                run, width=1 / 8, train_images=20_000, test_images=4_000, epochs=30, batch=32
+                run, width=1 / 8, train_images=20_000, test_images=4_000, epochs=20, batch=32
             )
             for label, run in _FIG2_PAPER.items()
         },

@@ -1,7 +1,7 @@
 """The backward rules: what an activation function does to the error on its way back.
 
 With pre-activations `a` and incoming error `g` (the gradient with respect to `f(a)`), the
-gradient with respect to `a` is
+gradient with respect to `a` is::
 
     bp          g * f'(a)   Algorithm 1, Backprop
     linear      g           Algorithm 2 as its text describes it, Linear Backprop (f' := 1)

@@ -471,7 +471,7 @@ class Outcome:
     mse: float
 
 
-def outcomes(inits: int = 8, seed: int = 0, max_steps: int = 2000) -> list[Outcome]:
+def outcomes(inits: int = 6, seed: int = 0, max_steps: int = 2000) -> list[Outcome]:
     """Train ReLU networks with each initialisation scheme and optimiser, where the paper is silent.
 
     Args:

@@ -12,9 +12,20 @@ import pytest
 from lbp import cifar10, cli, reproduce, store
 from lbp.store import Store
 
-TINY = (
-    "--dataset stand-in --width 0.03125 --train-images 100 --test-images 100 --batch 50 --device cpu"
-).split()
+TINY = [
+    "--dataset",
+    "stand-in",
+    "--width",
+    "0.03125",
+    "--train-images",
+    "100",
+    "--test-images",
+    "100",
+    "--batch",
+    "50",
+    "--device",
+    "cpu",
+]
 
 
 @pytest.fixture(autouse=True)
@@ -89,7 +100,7 @@ def test_a_run_in_pieces(capsys, empty_store):
 
 
 def test_smoke_leaves_nothing_behind(capsys, empty_store):
-    assert cli.main("reproduce fig2 --profile smoke --device cpu".split()) == 0
+    assert cli.main(["reproduce", "fig2", "--profile", "smoke", "--device", "cpu"]) == 0
     out = capsys.readouterr().out
     assert "not CIFAR-10" in out
     assert "tanh, linear: test accuracy" in out

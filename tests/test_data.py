@@ -28,7 +28,7 @@ def test_data_root_is_the_argument_then_the_variable_then_the_projects(monkeypat
 
 
 def test_no_data_says_what_to_run(tmp_path):
-    with pytest.raises(LbpError, match="^no CIFAR-10 in .*: run `lbp data`, or name its folder"):
+    with pytest.raises(LbpError, match=r"^no CIFAR-10 in .*: run `lbp data`, or name its folder"):
         cifar10.load(tmp_path, train=True)
 
 

@@ -1,5 +1,7 @@
 """The backward rules against independent computations, and what they promise."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -53,7 +55,7 @@ def numpy_gradients(weights, biases, x, target, activation, rule):
 def test_gradients_are_those_of_the_algorithms(activation, rule):
     rng = np.random.default_rng(0)
     sizes = (4, 7, 6, 5, 3)
-    weights = [rng.normal(size=(o, i)) for i, o in zip(sizes, sizes[1:], strict=False)]
+    weights = [rng.normal(size=(o, i)) for i, o in itertools.pairwise(sizes)]
     biases = [rng.normal(size=o) for o in sizes[1:]]
     x, target = rng.normal(size=4), rng.normal(size=3)
 

@@ -1,0 +1,181 @@
+"""The notebooks' committed outputs are what the code computes, and the check is not vacuous."""
+
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+FIG1 = "fig1_synthetic.ipynb"
+NBVAL = ("--nbval", "--nbval-current-env", "--nbval-cell-timeout=1200", "-p", "no:cacheprovider")
+
+every_notebook = pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def unfinished(notebook) -> list[str]:
+    """Return what speaks against a notebook having run from its first cell to its last."""
+    wrong = []
+    counts = [cell.execution_count for cell in code_cells(notebook)]
+    if counts != list(range(1, len(counts) + 1)):
+        wrong.append(f"not executed from the first cell to the last: {counts}")
+    outputs = [output for cell in code_cells(notebook) for output in cell.outputs]
+    if not outputs:
+        wrong.append("no outputs")
+    return wrong + [o.evalue for o in outputs if o.output_type == "error"]
+
+
+def is_compared(cell) -> bool:
+    return not {"nbval-ignore-output", "nbval-skip"} & set(cell.metadata.get("tags", []))
+
+
+def images(cell) -> bool:
+    return any(
+        key.startswith("image/") for output in cell.outputs for key in output.get("data", {})
+    )
+
+
+def nbval(python, root: Path, *paths: Path):
+    """Run nbval, away from this project's own pytest settings."""
+    ini = root / "nbval.ini"
+    ini.write_text("[pytest]\n")
+    return python(root, "-m", "pytest", "-c", ini, f"--rootdir={root}", *NBVAL, *paths)
+
+
+@pytest.fixture
+def project(copy_project, tmp_path):
+    return copy_project(tmp_path / "project")
+
+
+def test_the_book_shows_every_notebook():
+    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
+    listed = {c["file"] for c in toc["chapters"] if c["file"].startswith("notebooks/")}
+    assert listed == {f"notebooks/{path.stem}" for path in NOTEBOOKS}
+
+
+@every_notebook
+def test_every_cell_was_executed(path):
+    notebook = nbformat.read(path, as_version=4)
+    assert unfinished(notebook) == []
+    assert all(o.get("name") != "stderr" for cell in code_cells(notebook) for o in cell.outputs)
+
+
+@every_notebook
+def test_something_is_compared(path):
+    compared = [
+        output
+        for cell in code_cells(nbformat.read(path, as_version=4))
+        if is_compared(cell)
+        for output in cell.outputs
+        if output.output_type == "stream" or "text/plain" in output.get("data", {})
+    ]
+    assert compared
+
+
+@every_notebook
+def test_outputs_hold_no_trace_of_the_machine(path):
+    text = path.read_text()
+    assert not re.search(r"0x[0-9a-f]{6,}|/home/|/tmp/|/work/|/Users/", text)
+    metadata = json.loads(text)["metadata"]
+    assert set(metadata) == {"kernelspec", "language_info"}
+    assert metadata["language_info"] == {"name": "python"}
+
+
+@every_notebook
+def test_every_image_has_alt_text_and_a_caption(path):
+    for cell in code_cells(nbformat.read(path, as_version=4)):
+        if images(cell):
+            mystnb = cell.metadata.get("mystnb", {})
+            assert mystnb.get("image", {}).get("alt", "").strip(), cell.source
+            assert mystnb.get("figure", {}).get("caption", "").strip(), cell.source
+            assert mystnb["figure"].get("name", "").strip(), cell.source
+
+
+@pytest.mark.slow
+def test_committed_outputs_are_what_the_code_computes(python, project):
+    done = nbval(python, project, *(project / "notebooks" / path.name for path in NOTEBOOKS))
+    assert done.returncode == 0, done.output
+    cells = sum(len(code_cells(nbformat.read(path, as_version=4))) for path in NOTEBOOKS)
+    assert f"{cells} passed" in done.output
+
+
+@pytest.mark.slow
+def test_a_changed_number_fails(python, project):
+    path = project / "notebooks" / FIG1
+    notebook = nbformat.read(path, as_version=4)
+    for output in (o for c in code_cells(notebook) if is_compared(c) for o in c.outputs):
+        holder = output if output.output_type == "stream" else output.get("data", {})
+        key = "text" if output.output_type == "stream" else "text/plain"
+        if found := re.search(r"\d\.\d*(\d)", holder.get(key, "")):
+            at, digit = found.start(1), found.group(1)
+            text = holder[key]
+            holder[key] = f"{text[:at]}{(int(digit) + 1) % 10}{text[at + 1 :]}"
+            break
+    else:
+        pytest.fail("no number is compared")
+    nbformat.write(notebook, path)
+    done = nbval(python, project, path)
+    assert done.returncode == 1
+    assert "1 failed" in done.output
+
+
+@pytest.mark.slow
+def test_backprop_in_place_of_linear_backprop_fails(python, project):
+    rules = project / "lbp" / "rules.py"
+    right = rules.read_text()
+    wrong = right.replace("_Linear.apply(a, activation)", "ACTIVATIONS[activation](a)")
+    assert wrong != right
+    rules.write_text(wrong)
+    done = nbval(python, project, project / "notebooks" / FIG1)
+    assert done.returncode == 1
+    assert "Cell outputs differ" in done.output
+
+
+@every_notebook
+def test_emptied_outputs_are_noticed(path):
+    notebook = nbformat.read(path, as_version=4)
+    for cell in code_cells(notebook):
+        cell.outputs = []
+    assert unfinished(notebook)
+    notebook = nbformat.read(path, as_version=4)
+    code_cells(notebook)[-1].execution_count = None
+    assert unfinished(notebook)
+
+
+def papermill(python, project: Path, path: Path, *parameters: str):
+    return python(
+        project,
+        *("-m", "papermill", f"notebooks/{path.name}", "out.ipynb", "--cwd", "notebooks"),
+        *("--no-progress-bar", *parameters),
+    )
+
+
+@pytest.mark.slow
+@every_notebook
+def test_smoke_profile_runs_every_cell(python, project, path):
+    done = papermill(python, project, path, "-p", "profile", "smoke")
+    assert done.returncode == 0, done.output
+    assert unfinished(nbformat.read(project / "out.ipynb", as_version=4)) == []
+
+
+@pytest.mark.slow
+@every_notebook
+def test_unknown_profile_names_the_valid_ones(python, project, path):
+    done = papermill(python, project, path, "-p", "profile", "smok")
+    assert done.returncode == 1
+    assert re.search(r"LbpError: unknown profile 'smok': choose from .*smoke", done.output)
+
+
+@pytest.mark.slow
+@every_notebook
+def test_misspelt_parameter_names_the_valid_ones(python, project, path):
+    done = papermill(python, project, path, "-p", "profil", "smoke")
+    assert done.returncode == 1
+    assert re.search(r"LbpError: unknown parameter 'profil': .*\bprofile\b", done.output)

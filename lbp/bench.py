@@ -1,7 +1,8 @@
 """Benchmarks: `make bench`.
 
 Each function in `BENCHMARKS` prints its own lines. Both sides of a ratio are timed in the same run,
-because two runs on a busy machine cannot be compared.
+on one thread and in CPU seconds: where another program wants the cores, threads that wait for each
+other can slow the loop down more than tenfold, which would be measured as a gain of the batch.
 """
 
 import platform
@@ -29,7 +30,7 @@ NETWORKS = 50
 
 @dataclass(frozen=True)
 class Run:
-    """One timed training: seconds, and each network's steps and whether it converged."""
+    """One timed training: CPU seconds, and each network's steps and whether it converged."""
 
     seconds: float
     steps: np.ndarray
@@ -39,7 +40,7 @@ class Run:
 def machine() -> str:
     """Return processor, threads and versions in one line."""
     return (
-        f"{_processor()}, {torch.get_num_threads()} threads, "
+        f"{_processor()}, {torch.get_num_threads()} thread(s), CPU seconds, "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     )
 
@@ -68,20 +69,23 @@ def train_alone(model: nn.Module, problem: Problem, recipe: Recipe) -> tuple[int
 
 
 def _loop(problem: Problem, start: Tensor, rule: str, recipe: Recipe) -> Run:
-    begin = time.perf_counter()
+    begin = time.process_time()
     ends = [
         train_alone(network(row, recipe.activation, rule), problem, recipe)
         for row in tqdm(start, desc=f"loop, {rule}", leave=False)
     ]
-    seconds = time.perf_counter() - begin
+    seconds = time.process_time() - begin
     steps, converged = zip(*ends, strict=True)
     return Run(seconds, np.array(steps), np.array(converged))
 
 
 def _batched(problem: Problem, start: Tensor, rules: Sequence[str], recipe: Recipe) -> Run:
-    begin = time.perf_counter()
-    trained = train(problem, start, rules, recipe)
-    return Run(time.perf_counter() - begin, trained.steps, trained.converged)
+    seconds = []
+    for _ in range(3):
+        begin = time.process_time()
+        trained = train(problem, start, rules, recipe)
+        seconds.append(time.process_time() - begin)
+    return Run(float(np.median(seconds)), trained.steps, trained.converged)
 
 
 def figure1() -> None:
@@ -121,6 +125,7 @@ BENCHMARKS: dict[str, Callable[[], None]] = {"figure1": figure1}
 
 def main() -> None:
     """Run every benchmark."""
+    torch.set_num_threads(1)
     print(machine())
     for benchmark in BENCHMARKS.values():
         benchmark()

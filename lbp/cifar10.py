@@ -1,20 +1,32 @@
 """CIFAR-10 on disk: where it is, whether it is whole, and its download by torchvision."""
 
+import functools
+import hashlib
 import os
 from pathlib import Path
+from typing import Any
 from urllib.error import URLError
 
 import torch
 from torch import Tensor
-from torchvision.datasets import CIFAR10
-from torchvision.datasets.utils import check_integrity
 
 from lbp.errors import LbpError
 from lbp.paths import ROOT
 
-FILES: dict[str, str] = dict(
-    [*CIFAR10.train_list, *CIFAR10.test_list, (CIFAR10.meta["filename"], CIFAR10.meta["md5"])]
-)
+
+@functools.cache
+def _torchvision() -> Any:
+    """Return torchvision's CIFAR10; its import takes seconds, which most commands need not wait."""
+    from torchvision.datasets import CIFAR10
+
+    return CIFAR10
+
+
+def files() -> dict[str, str]:
+    """Return the MD5 of each file of CIFAR-10."""
+    dataset = _torchvision()
+    meta = dataset.meta
+    return dict([*dataset.train_list, *dataset.test_list, (meta["filename"], meta["md5"])])
 
 
 def data_root(root: str | Path | None = None) -> Path:
@@ -27,17 +39,17 @@ def data_root(root: str | Path | None = None) -> Path:
 
 def folder(root: Path) -> Path:
     """Return the folder of the files themselves."""
-    return root / str(CIFAR10.base_folder)
+    return root / str(_torchvision().base_folder)
 
 
 def faults(root: Path) -> dict[str, str]:
     """Return the files of CIFAR-10 that are "missing" or "damaged" under `root`, by MD5."""
     found = {}
-    for name, md5 in FILES.items():
+    for name, md5 in files().items():
         path = folder(root) / name
         if not path.is_file():
             found[name] = "missing"
-        elif not check_integrity(str(path), md5):
+        elif hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
             found[name] = "damaged"
     return found
 
@@ -52,7 +64,7 @@ def verify(root: Path) -> None:
     if not found:
         return
     what = "no CIFAR-10"
-    if len(found) < len(FILES) or "damaged" in found.values():
+    if len(found) < len(files()) or "damaged" in found.values():
         what = ", ".join(f"{name} is {fault}" for name, fault in found.items())
         what = f"CIFAR-10 is not whole ({what})"
     raise LbpError(f"{what} in {root}: run `lbp data`, or name its folder by --data or LBP_DATA")
@@ -68,7 +80,7 @@ def download(root: Path) -> None:
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        CIFAR10(str(root), download=True)
+        _torchvision()(str(root), download=True)
     except (URLError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise LbpError(
@@ -85,6 +97,6 @@ def load(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
         LbpError: If the data is missing or damaged.
     """
     verify(root)
-    dataset = CIFAR10(str(root), train=train)
+    dataset = _torchvision()(str(root), train=train)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(dataset.targets)

@@ -128,11 +128,17 @@ def verdicts(found: Measures | None = None) -> list[Verdict]:
     return [judge(claim, found) for claim in load()]
 
 
-def markdown_table(judged: Iterable[Verdict] | None = None) -> str:
-    """Return the table figure - claim - verdict - paper - found in Markdown."""
-    rows = ["| figure | claim | verdict | paper | found |", "|---|---|---|---|---|"]
+def markdown_table(judged: Iterable[Verdict] | None = None, *, details: bool = False) -> str:
+    """Return the table figure - claim - verdict in Markdown.
+
+    Args:
+        judged: The verdicts; by default all, computed now.
+        details: Whether to add the paper's number and the number found.
+    """
+    head = ["figure", "claim", "verdict"] + ["paper", "found"] * details
+    rows = [head, ["---"] * len(head)]
     for verdict in verdicts() if judged is None else judged:
         claim = verdict.claim
-        cells = (claim.figure, claim.statement, f"**{verdict.word}**", claim.paper, verdict.found)
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
+        row = [claim.figure, claim.statement, f"**{verdict.word}**"]
+        rows.append(row + [claim.paper, verdict.found] * details)
+    return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)

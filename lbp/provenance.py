@@ -7,10 +7,10 @@ import os
 import platform
 import subprocess
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import torch
-import torchvision
 
 from lbp.config import RunConfig
 from lbp.paths import ROOT
@@ -53,7 +53,7 @@ def provenance(config: RunConfig, device: torch.device, seconds: float) -> Prove
         fingerprint=fingerprint(),
         python=platform.python_version(),
         torch=torch.__version__,
-        torchvision=torchvision.__version__,
+        torchvision=version("torchvision"),
         device=device_name(device),
         threads=torch.get_num_threads(),
         precision=config.precision,

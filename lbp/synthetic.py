@@ -3,8 +3,9 @@
 The target is y = x³ - 3x² - x + 1 plus noise; the network is 1-50-50-50-50-1 (7,801 parameters),
 trained on all points at once until its training MSE is at most 1e-6. 50 initialisations are trained
 under each backward rule: as a loop, 100 small networks are some 30,000 steps of a millisecond or
-less, nearly all of it overhead. Here every operation works on all networks, and a network that is
-done leaves the batch, so that nobody waits for the slowest one. `lbp.bench` measures the gain.
+less, nearly all of it overhead. Here every operation works on all networks of a rule, and a network
+that is done leaves the batch, so that nobody waits for the slowest one. `lbp.bench` measures the
+gain.
 
 The figure is computed in float64. Its ReLU medians under "bp" and "linear" are then the same to 14
 digits on processors that round differently. Runs of a thousand steps and more under "linear" and
@@ -13,9 +14,10 @@ digits on processors that round differently. Runs of a thousand steps and more u
 
 import itertools
 import math
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -235,76 +237,52 @@ def _pack(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([t.mT.flatten(1) for t in tensors], dim=1)
 
 
-def _forward(
-    tensors: Sequence[Tensor], x: Tensor, activation: str, groups: Sequence[tuple[str, int]]
-) -> Iterator[Tensor]:
-    """Yield each layer's pre-activations, [n, points, outputs]; the last are the outputs.
-
-    `groups` names each rule and how many networks follow it, in the order of the batch.
-    """
-    sizes = [size for _, size in groups]
+def _forward(tensors: Sequence[Tensor], x: Tensor, activation: str, rule: str) -> Iterator[Tensor]:
+    """Yield each layer's pre-activations, [n, points, outputs]; the last are the outputs."""
     h = x  # [n, points, 1]
     for layer in range(HIDDEN + 1):
         a = torch.baddbmm(tensors[2 * layer + 1], h, tensors[2 * layer])
         yield a
-        if layer < HIDDEN and len(groups) == 1:
-            h = activate(a, activation, groups[0][0])
-        elif layer < HIDDEN:
-            parts = zip(a.split(sizes), groups, strict=True)
-            h = torch.cat([activate(part, activation, rule) for part, (rule, _) in parts])
+        if layer < HIDDEN:
+            h = activate(a, activation, rule)
 
 
-class _Batch:
-    """The networks still in training: which they are, their parameters, the optimiser's state."""
+class _Optimiser:
+    """PyTorch's Adam and SGD for a stack of networks, by the fused calls that they end in.
 
-    def __init__(self, start: Tensor, rules: Sequence[str], recipe: Recipe) -> None:
-        self.networks = torch.arange(len(start) * len(rules))
-        self.rule = torch.arange(len(rules)).repeat_interleave(len(start))  # index of each's rule
-        self.names = rules
-        tensors = _unpack(start.repeat(len(rules), 1))
-        self.parameters = [t.requires_grad_() for t in tensors]
-        self.optimiser = _optimiser(self.parameters, recipe)
+    What these do to one element depends on no other, so a stack can share them. Without the
+    optimiser objects around them a step has half the overhead, and to drop networks is to index.
+    """
 
-    def groups(self) -> list[tuple[str, int]]:
-        """Return each rule with networks in the batch, and how many."""
-        sizes = torch.bincount(self.rule, minlength=len(self.names)).tolist()
-        return [(name, size) for name, size in zip(self.names, sizes, strict=True) if size]
+    def __init__(self, parameters: Sequence[Tensor], recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.moments = [[torch.zeros_like(p) for p in parameters] for _ in range(2)]
+        self.steps = [torch.zeros(()) for _ in parameters]
 
-    def set_gradients(self, output: Tensor, gradient: Tensor) -> None:
-        """Run backward from the loss's gradient with respect to the output, [n, points, 1]."""
-        gradients = torch.autograd.grad(output, self.parameters, gradient)
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
-            parameter.grad = gradient
+    def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
+        first, second = self.moments
+        for count in self.steps:
+            count += 1
+        if self.recipe.optimiser == "adam":
+            torch._fused_adam_(
+                *(parameters, gradients, first, second, [], self.steps),
+                **{"lr": self.recipe.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
+                **{"weight_decay": 0.0, "amsgrad": False, "maximize": False},
+            )
+            return
+        momentum = 0.9 if self.recipe.optimiser == "momentum" else 0.0
+        torch._fused_sgd_(
+            *(parameters, gradients, first),
+            **{"lr": self.recipe.lr, "momentum": momentum, "weight_decay": 0.0},
+            **{"dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": False},
+        )
 
     def keep(self, index: Tensor) -> None:
-        """Drop all networks but these, with their gradients and optimiser state."""
-        self.networks, self.rule = self.networks[index], self.rule[index]
-        self.parameters = [self._kept(parameter, index) for parameter in self.parameters]
-        self.optimiser.param_groups[0]["params"] = self.parameters
-
-    def _kept(self, old: Tensor, index: Tensor) -> Tensor:
-        new = old.detach()[index].requires_grad_()
-        assert old.grad is not None
-        new.grad = old.grad[index]
-        self.optimiser.state[new] = {
-            name: value[index] if value.shape == old.shape else value
-            for name, value in self.optimiser.state.pop(old, {}).items()
-            if value is not None
-        }
-        return new
-
-
-def _optimiser(parameters: list[Tensor], recipe: Recipe) -> torch.optim.Optimizer:
-    # PyTorch's own: what they do to one element depends on no other, so a stack of networks can
-    # share them. "fused" updates everything in one pass over memory.
-    if recipe.optimiser == "adam":
-        return torch.optim.Adam(parameters, lr=recipe.lr, fused=True)
-    momentum = 0.9 if recipe.optimiser == "momentum" else 0.0
-    return torch.optim.SGD(parameters, lr=recipe.lr, momentum=momentum, fused=True)
+        self.moments = [[moment[index] for moment in moments] for moments in self.moments]
 
 
 def train(problem: Problem, start: Tensor, rules: Sequence[str], recipe: Recipe) -> Trained:
-    """Train every starting point under every rule, all in one batch.
+    """Train every starting point under every rule, each rule's as one batch.
 
     A network's training does not depend on the others. It ends with the first step at which its
     training MSE is at most `recipe.tolerance` or not finite.
@@ -328,42 +306,75 @@ def train(problem: Problem, start: Tensor, rules: Sequence[str], recipe: Recipe)
         raise LbpError(
             f"starting points of shape {list(start.shape)}: [inits, {PARAMETERS}] is needed"
         )
-    inits, n = len(start), len(start) * len(rules)
-    x = problem.x.to(start.dtype).view(1, -1, 1)  # [1, points, 1]
+    return _join(_train_all(problem, [(start, rule, recipe) for rule in rules]))
+
+
+def _train_all(problem: Problem, jobs: Sequence[tuple[Tensor, str, Recipe]]) -> list[Trained]:
+    """Train each job's networks as one batch, as many jobs at once as there are cores.
+
+    On one thread a job is as fast as on two at this size, and its results do not depend on how many
+    cores there are.
+    """
+    threads = torch.get_num_threads()
+    try:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            return list(pool.map(lambda job: _train(problem, *job), jobs))
+    finally:
+        torch.set_num_threads(threads)  # the jobs have set the default of new threads
+
+
+def _join(parts: Sequence[Trained]) -> Trained:
+    columns = [field.name for field in fields(Trained)[1:-1]]
+    return Trained(
+        parts[0].activation,
+        *(np.concatenate([getattr(part, name) for part in parts]) for name in columns),
+        torch.cat([part.parameters for part in parts]),
+    )
+
+
+def _train(problem: Problem, start: Tensor, rule: str, recipe: Recipe) -> Trained:
+    """Train every starting point under one rule, in one batch and on one thread."""
+    torch.set_num_threads(1)  # of this Python thread alone
+    n = len(start)
+    points = problem.x.to(start.dtype).view(1, -1, 1).repeat(n, 1, 1)  # [n, points, 1]
     y = problem.y.to(start.dtype).view(1, -1, 1)
     steps = torch.zeros(n, dtype=torch.int64)
     mse = torch.zeros(n, dtype=start.dtype)
-    parameters = torch.zeros(n, PARAMETERS, dtype=start.dtype)
+    final = torch.zeros_like(start)
 
-    batch = _Batch(start, rules, recipe)
-    points, groups = x.repeat(n, 1, 1), batch.groups()
+    networks = torch.arange(n)  # those still in training
+    parameters = [p.requires_grad_() for p in _unpack(start)]
+    optimiser = _Optimiser(parameters, recipe)
     for step in range(recipe.max_steps + 1):
-        *_, output = _forward(batch.parameters, points, recipe.activation, groups)
+        *_, output = _forward(parameters, points, recipe.activation, rule)
         error = output.detach() - y  # [n, points, 1]
         loss = error.square().mean((1, 2))  # [n]
         going = (loss > recipe.tolerance) & (loss < math.inf)  # false for NaN, too
         if step == recipe.max_steps:
             going.fill_(False)
-        batch.set_gradients(output, error.mul_(2 / len(problem.x)))  # d loss / d output
+        # d loss / d output, and back from there
+        gradients = list(torch.autograd.grad(output, parameters, error.mul_(2 / len(problem.x))))
         if not going.all():
             out, stay = (~going).nonzero()[:, 0], going.nonzero()[:, 0]
-            networks = batch.networks[out]
-            steps[networks], mse[networks] = step, loss[out]
-            parameters[networks] = _pack([p.detach()[out] for p in batch.parameters])
+            steps[networks[out]], mse[networks[out]] = step, loss[out]
+            final[networks[out]] = _pack([p.detach()[out] for p in parameters])
             if not len(stay):
                 break
-            batch.keep(stay)
-            points, groups = x.repeat(len(stay), 1, 1), batch.groups()
-        batch.optimiser.step()
+            networks, points = networks[stay], points[stay]
+            parameters = [p.detach()[stay].requires_grad_() for p in parameters]
+            gradients = [gradient[stay] for gradient in gradients]
+            optimiser.keep(stay)
+        with torch.no_grad():
+            optimiser.step(parameters, gradients)
     return Trained(
         recipe.activation,
-        np.repeat(np.array(rules), inits),
-        np.tile(np.arange(inits), len(rules)),
+        np.repeat(np.array([rule]), n),
+        np.arange(n),
         (mse <= recipe.tolerance).numpy(),
         (~mse.isfinite()).numpy(),
         steps.numpy(),
         mse.numpy(),
-        parameters,
+        final,
     )
 
 
@@ -389,7 +400,7 @@ def predict(parameters: Tensor, x: Tensor, activation: str) -> Tensor:
 @torch.no_grad()
 def _layers(parameters: Tensor, x: Tensor, activation: str) -> list[Tensor]:
     inputs = x.to(parameters.dtype).view(1, -1, 1).repeat(len(parameters), 1, 1)
-    return list(_forward(_unpack(parameters), inputs, activation, [("bp", len(parameters))]))
+    return list(_forward(_unpack(parameters), inputs, activation, "bp"))
 
 
 def generalisation_mse(problem: Problem, trained: Trained) -> np.ndarray:
@@ -438,10 +449,12 @@ def figure1(inits: int = 50, seed: int = 0, max_steps: int = 2000) -> Figure1:
     relu = Recipe("relu", "adam", 1e-3, max_steps=max_steps)
     sigmoid = Recipe("sigmoid", "adam", 1e-2, max_steps=max_steps)
     problem, start = cubic_problem(seed), initial_parameters(inits, "default", seed)
-    with _one_thread():
-        trained = train(problem, start, RULES, relu)
-        saturating = train(problem, start, ("bp", "linear"), sigmoid)
-        return Figure1(problem, trained, generalisation_mse(problem, trained), saturating)
+    jobs = [(start, rule, relu) for rule in RULES]
+    jobs += [(start, rule, sigmoid) for rule in ("linear", "bp")]
+    *trained, linear, bp = _train_all(problem, jobs)
+    relu_networks = _join(trained)
+    mse = generalisation_mse(problem, relu_networks)
+    return Figure1(problem, relu_networks, mse, _join([bp, linear]))
 
 
 @dataclass(frozen=True)
@@ -487,20 +500,20 @@ def outcomes(inits: int = 6, seed: int = 0, max_steps: int = 2000) -> list[Outco
     """
     problem = cubic_problem(seed)
     start = torch.cat([initial_parameters(inits, scheme, seed) for scheme in INITIALISATIONS])
+    rules = ("bp", "linear")
+    recipes = {name: Recipe("relu", name, lr, max_steps=max_steps) for name, lr in TABLE_LR.items()}
+    parts = _train_all(problem, [(start, rule, r) for r in recipes.values() for rule in rules])
     found = []
-    for optimiser, lr in TABLE_LR.items():
-        with _one_thread():
-            trained = train(
-                problem, start, ("bp", "linear"), Recipe("relu", optimiser, lr, max_steps=max_steps)
-            )
+    for number, (optimiser, recipe) in enumerate(recipes.items()):
+        trained = _join(parts[2 * number : 2 * number + 2])
         mse = generalisation_mse(problem, trained)
         for index, scheme in enumerate(INITIALISATIONS):
-            for rule in ("bp", "linear"):
+            for rule in rules:
                 mine = (trained.inits // inits == index) & (trained.rules == rule)
                 good = mine & trained.converged
                 ends = int(good.sum()), int((mine & trained.diverged).sum())
                 medians = _median(trained.steps[good]), _median(mse[good])
-                found.append(Outcome(scheme, optimiser, lr, rule, inits, *ends, *medians))
+                found.append(Outcome(scheme, optimiser, recipe.lr, rule, inits, *ends, *medians))
     return found
 
 
@@ -596,18 +609,6 @@ def _sizes(problem: Problem, trained: Trained) -> dict[str, float]:
 
 def _median(values: np.ndarray) -> float:
     return float(np.median(values)) if values.size else math.nan
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    # How sums are split among threads changes their last bits, and with them the results. Small
-    # networks gain little from a second thread, and lose much when another program uses its core.
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _check_rules(rules: Sequence[str]) -> None:

@@ -129,8 +129,7 @@ def test_download_says_where_it_is_and_why_not(tmp_path, monkeypatch, capsys):
     def fail(*arguments, **options):
         raise URLError("no network")
 
-    monkeypatch.setattr(cifar10, "CIFAR10", fail_class := type("C", (cifar10.CIFAR10,), {}))
-    monkeypatch.setattr(fail_class, "__init__", fail)
+    monkeypatch.setattr(cifar10._torchvision(), "__init__", fail)
     assert cli.main(["data", "--data", str(tmp_path)]) == 2
     assert "could not be downloaded to" in capsys.readouterr().err
     monkeypatch.setattr(cifar10, "faults", lambda root: {})

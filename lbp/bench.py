@@ -1,21 +1,21 @@
 """Benchmarks: `make bench`.
 
 Each function in `BENCHMARKS` prints its own lines. Both sides of a ratio are timed in the same run,
-on one thread and in CPU seconds: where another program wants the cores, threads that wait for each
-other can slow the loop down more than tenfold, which would be measured as a gain of the batch.
+by the clock. PyTorch has one thread: with more, the loop is no faster on an idle machine, and far
+slower where another program wants the cores, which would pass for a gain of the batch.
 """
 
 import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lbp.provenance import device_name
 from lbp.synthetic import (
     Problem,
     Recipe,
@@ -30,7 +30,7 @@ NETWORKS = 50
 
 @dataclass(frozen=True)
 class Run:
-    """One timed training: CPU seconds, and each network's steps and whether it converged."""
+    """One timed training: seconds, and each network's steps and whether it converged."""
 
     seconds: float
     steps: np.ndarray
@@ -40,16 +40,9 @@ class Run:
 def machine() -> str:
     """Return processor, threads and versions in one line."""
     return (
-        f"{_processor()}, {torch.get_num_threads()} thread(s), CPU seconds, "
+        f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} PyTorch thread, "
         f"Python {platform.python_version()}, PyTorch {torch.__version__}"
     )
-
-
-def _processor() -> str:
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor() or platform.machine()
 
 
 def train_alone(model: nn.Module, problem: Problem, recipe: Recipe) -> tuple[int, bool]:
@@ -69,12 +62,12 @@ def train_alone(model: nn.Module, problem: Problem, recipe: Recipe) -> tuple[int
 
 
 def _loop(problem: Problem, start: Tensor, rule: str, recipe: Recipe) -> Run:
-    begin = time.process_time()
+    begin = time.perf_counter()
     ends = [
         train_alone(network(row, recipe.activation, rule), problem, recipe)
-        for row in tqdm(start, desc=f"loop, {rule}", leave=False)
+        for row in tqdm(start, desc=f"loop, {rule}", leave=False, disable=None)
     ]
-    seconds = time.process_time() - begin
+    seconds = time.perf_counter() - begin
     steps, converged = zip(*ends, strict=True)
     return Run(seconds, np.array(steps), np.array(converged))
 
@@ -82,9 +75,9 @@ def _loop(problem: Problem, start: Tensor, rule: str, recipe: Recipe) -> Run:
 def _batched(problem: Problem, start: Tensor, rules: Sequence[str], recipe: Recipe) -> Run:
     seconds = []
     for _ in range(3):
-        begin = time.process_time()
+        begin = time.perf_counter()
         trained = train(problem, start, rules, recipe)
-        seconds.append(time.process_time() - begin)
+        seconds.append(time.perf_counter() - begin)
     return Run(float(np.median(seconds)), trained.steps, trained.converged)
 
 

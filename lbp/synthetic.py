@@ -17,7 +17,7 @@ import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -261,21 +261,22 @@ class _Optimiser:
 
     def step(self, parameters: list[Tensor], gradients: list[Tensor]) -> None:
         first, second = self.moments
+        lr, decay = self.recipe.lr, 0.0
         for count in self.steps:
             count += 1
         if self.recipe.optimiser == "adam":
             torch._fused_adam_(
-                *(parameters, gradients, first, second, [], self.steps),
-                **{"lr": self.recipe.lr, "beta1": 0.9, "beta2": 0.999, "eps": 1e-8},
-                **{"weight_decay": 0.0, "amsgrad": False, "maximize": False},
-            )
+                parameters, gradients, first, second, [], self.steps,
+                lr=lr, beta1=0.9, beta2=0.999, eps=1e-8, weight_decay=decay,
+                amsgrad=False, maximize=False,
+            )  # fmt: skip
             return
         momentum = 0.9 if self.recipe.optimiser == "momentum" else 0.0
         torch._fused_sgd_(
-            *(parameters, gradients, first),
-            **{"lr": self.recipe.lr, "momentum": momentum, "weight_decay": 0.0},
-            **{"dampening": 0.0, "nesterov": False, "maximize": False, "is_first_step": False},
-        )
+            parameters, gradients, first if momentum else [],
+            lr=lr, momentum=momentum, weight_decay=decay, dampening=0.0, nesterov=False,
+            maximize=False, is_first_step=False,
+        )  # fmt: skip
 
     def keep(self, index: Tensor) -> None:
         self.moments = [[moment[index] for moment in moments] for moments in self.moments]
@@ -324,10 +325,17 @@ def _train_all(problem: Problem, jobs: Sequence[tuple[Tensor, str, Recipe]]) -> 
 
 
 def _join(parts: Sequence[Trained]) -> Trained:
-    columns = [field.name for field in fields(Trained)[1:-1]]
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
     return Trained(
         parts[0].activation,
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in columns),
+        column("rules"),
+        column("inits"),
+        column("converged"),
+        column("diverged"),
+        column("steps"),
+        column("mse"),
         torch.cat([part.parameters for part in parts]),
     )
 
@@ -343,7 +351,7 @@ def _train(problem: Problem, start: Tensor, rule: str, recipe: Recipe) -> Traine
     final = torch.zeros_like(start)
 
     networks = torch.arange(n)  # those still in training
-    parameters = [p.requires_grad_() for p in _unpack(start)]
+    parameters = [p.requires_grad_() for p in _unpack(start.clone())]  # updated in place
     optimiser = _Optimiser(parameters, recipe)
     for step in range(recipe.max_steps + 1):
         *_, output = _forward(parameters, points, recipe.activation, rule)

@@ -96,6 +96,11 @@ class RunConfig:
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """The number of SGD steps in an epoch; the last one may see fewer images."""
+        return math.ceil((self.train_images - self.held_out) / self.batch)
+
     def __str__(self) -> str:
         rule = f"{self.activation} {self.rule}, lr {self.lr:g}, l2 {self.l2:g}, seed {self.seed}"
         scale = f"width {self.width:g}, {self.train_images} {self.dataset} images"

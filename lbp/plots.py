@@ -10,6 +10,7 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from lbp.config import RunConfig
 from lbp.paper import PaperCurve
 from lbp.record import Record
 from lbp.reproduce import Results
@@ -51,17 +52,23 @@ def accuracy_curves(results: Sequence[Results], paper: Mapping[str, PaperCurve])
         1, len(results), figsize=(5.2 * len(results) + 0.8, 4.6), sharey=True, squeeze=False
     )
     for axes, result in zip(panels[0], results, strict=True):
-        last = max(config.epochs for config in result.runs.values())
+        full = result.scale == "paper"
+        # Epochs of different lengths do not compare: below full scale the axis counts steps.
+        per_epoch = {
+            label: 1.0 if full else run.steps_per_epoch / 1000 for label, run in result.runs.items()
+        }
+        last = max(run.epochs * per_epoch[label] for label, run in result.runs.items())
         for label in result.runs:
             colour = COLOURS[label.split(", ")[-1]]
-            _paper_band(axes, paper[label], colour, label, until=max(last, 10))
+            paper_epoch = 1.0 if full else RunConfig().steps_per_epoch / 1000
+            _paper_band(axes, paper[label], colour, label, paper_epoch, until=last)
             if label in result.records:
-                _run_curve(axes, result.records[label], colour, label)
+                _run_curve(axes, result.records[label], colour, label, per_epoch[label])
         for label in result.missing:
             axes.plot([], [], color="none", label=f"{label}: not yet run")
         axes.set_title("\n".join(textwrap.wrap(_SCALE_TITLES[result.scale], 44)))
-        axes.set_xlabel("epoch")
-        axes.set_xlim(0, max(last, 10) * 1.02)
+        axes.set_xlabel("epoch" if full else "steps of SGD (thousands)")
+        axes.set_xlim(0, last * 1.02)
         axes.set_ylim(0, 100)
         axes.legend(loc="lower right", fontsize=9)
     panels[0][0].set_ylabel("test accuracy (%)")
@@ -75,24 +82,26 @@ _SCALE_TITLES = {
 }
 
 
-def _paper_band(axes: Axes, curve: PaperCurve, colour: str, label: str, until: float) -> None:
-    """Draw a curve of the paper as a band with a dashed middle, up to an epoch."""
-    shown = [index for index, epoch in enumerate(curve.epochs) if epoch <= until]
-    epochs, low, mid, high = (
-        [values[index] for index in shown]
-        for values in (curve.epochs, curve.low, curve.mid, curve.high)
+def _paper_band(
+    axes: Axes, curve: PaperCurve, colour: str, label: str, per_epoch: float, until: float
+) -> None:
+    """Draw a curve of the paper as a band with a dashed middle, up to `until` on the axis."""
+    shown = [index for index, epoch in enumerate(curve.epochs) if epoch * per_epoch <= until]
+    x = [curve.epochs[index] * per_epoch for index in shown]
+    low, mid, high = (
+        [values[index] for index in shown] for values in (curve.low, curve.mid, curve.high)
     )
-    axes.fill_between(epochs, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(epochs, mid, "--", color=colour, linewidth=1.2, label=f"{label}: the paper")
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, mid, "--", color=colour, linewidth=1.2, label=f"{label}: the paper")
 
 
-def _run_curve(axes: Axes, record: Record, colour: str, label: str) -> None:
-    epochs = record.curve("epoch")
+def _run_curve(axes: Axes, record: Record, colour: str, label: str, per_epoch: float) -> None:
+    x = [epoch * per_epoch for epoch in record.curve("epoch")]
     name = f"{label}: this book"
     if record.outcome == "diverged":
-        name += f" (diverged in epoch {len(epochs)})"
-        axes.plot(epochs[-1], 10, "x", color=colour, markersize=10, markeredgewidth=2.5)
-    axes.plot(epochs, record.test_accuracy, color=colour, linewidth=1.8, label=name)
+        name += f" (diverged in epoch {len(x)})"
+        axes.plot(x[-1], 10, "x", color=colour, markersize=10, markeredgewidth=2.5)
+    axes.plot(x, record.test_accuracy, color=colour, linewidth=1.8, label=name)
 
 
 LINES = {"bp": "-", "linear": "--", "as-printed": "-."}  # for those who do not see the colours

@@ -98,6 +98,8 @@ def test_figure_2s_measures_by_hand():
     assert found["bp_final"] == pytest.approx(49.0)
     assert found["linear_final"] == pytest.approx(58.5)
     assert found["final_gap"] == pytest.approx(9.5)
+    # 625 steps an epoch: the first 12,500 steps are all 20 epochs.
+    assert found["early_lead"] == pytest.approx(49.0 - 49.5)
     assert found["bp_sd"] == pytest.approx(math.sqrt(2))
     assert found["linear_sd"] == pytest.approx(math.sqrt(0.5))
     assert found["sd_ratio"] == pytest.approx(2)
@@ -119,7 +121,7 @@ def test_the_committed_reduced_runs_are_complete_and_present():
     assert results.complete
     assert results.stale == []
     assert set(measures.fig2(results)) == {
-        "bp_final", "linear_final", "final_gap", "bp_sd", "linear_sd", "sd_ratio"
+        "early_lead", "bp_final", "linear_final", "final_gap", "bp_sd", "linear_sd", "sd_ratio"
     }  # fmt: skip
 
 

@@ -84,3 +84,8 @@ def test_missing_and_unknown_fields_are_told():
     del data["lr"]
     with pytest.raises(LbpError, match="lacks lr"):
         RunConfig.from_dict(data)
+
+
+def test_steps_per_epoch_are_the_papers():
+    assert RunConfig().steps_per_epoch == 391
+    assert RunConfig(held_out=5000).steps_per_epoch == 352

@@ -160,15 +160,20 @@ def main() -> None:
     # The kernels and the library reference import this tree's lbp, whatever else is installed.
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     jupyter_book = Path(sys.executable).with_name("jupyter-book")
-    done = subprocess.run(
+    building = subprocess.Popen(
         [jupyter_book, "build", ROOT, "-W", "-n", "--keep-going"],
         env=os.environ | {"PYTHONPATH": path},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
     )
-    if done.returncode:
-        fail(explain(done.stdout))
+    output = ""
+    for line in building.stdout or ():
+        output += line
+        if found := re.search(r"(\S+\.ipynb): Executing notebook", uncoloured(line)):
+            print(f"  {Path(found.group(1)).name} ({time.time() - start:.0f} s)", flush=True)
+    if building.wait():
+        fail(explain(output))
     if found := problems(HTML):
         fail("\n".join(found))
     after = state()

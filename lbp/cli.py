@@ -121,7 +121,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         print(f"{results.figure}, {results.scale} ({experiments.SCALE_NOTES[results.scale]})")
         for label, config in results.runs.items():
             record = results.records.get(label)
-            print(f"  {label}: {_outcome(record) if record else 'missing'}: {config}")
+            print(f"  {label}: {_outcome(record) if record else 'missing'}\n    {config}")
     return 0 if found[-1].complete else 1
 
 
@@ -130,8 +130,8 @@ def _status(options: argparse.Namespace) -> int:
         for scale in ("paper", "cpu"):
             results = reproduce.recorded(figure, scale)
             print(f"{figure}, {scale} ({experiments.SCALE_NOTES[scale]})")
-            for label in results.runs:
-                print(f"  {label}: {results.state(label)}")
+            for label, config in results.runs.items():
+                print(f"  {label}: {results.state(label)}\n    {config}")
     print(f"store: {Store().folder}; to compute a stale run again, delete its record")
     return 0
 

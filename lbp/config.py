@@ -102,9 +102,9 @@ class RunConfig:
         return math.ceil((self.train_images - self.held_out) / self.batch)
 
     def __str__(self) -> str:
-        rule = f"{self.activation} {self.rule}, lr {self.lr:g}, l2 {self.l2:g}, seed {self.seed}"
+        rule = f"{self.model} {self.activation} {self.rule}, lr {self.lr:g}, l2 {self.l2:g}"
         scale = f"width {self.width:g}, {self.train_images} {self.dataset} images"
-        return f"{self.model} {rule}, {self.epochs} epochs, {scale}"
+        return f"{rule}, {self.epochs} epochs, {scale}, seed {self.seed}"
 
 
 def _checked_type(name: str, value: object, kind: Any) -> Any:

@@ -4,8 +4,8 @@ from collections.abc import Mapping
 from types import ModuleType
 
 from lbp.errors import LbpError, check_choice
+from lbp.experiments import PROFILES
 
-PROFILES = ("recorded", "smoke", "cpu", "paper")
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
 
@@ -25,10 +25,8 @@ def check_parameters(namespace: Mapping[str, object], **types: type) -> None:
     """
     valid = ", ".join(f"{name} ({kind.__name__})" for name, kind in types.items())
     for name, value in namespace.items():
-        private = name.startswith("_") or name in _IPYTHON
-        if name not in types and not private and not isinstance(value, ModuleType | type):
-            if callable(value):
-                continue
+        known = name in types or name in _IPYTHON or name.startswith("_")
+        if not known and not callable(value) and not isinstance(value, ModuleType):
             raise LbpError(f"unknown parameter {name!r}: this notebook has {valid}")
     for name, kind in types.items():
         value = namespace[name]

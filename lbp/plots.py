@@ -114,7 +114,7 @@ def figure1(result: Figure1) -> Figure:
     Args:
         result: The networks that `lbp.synthetic.figure1` trained.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(14.5, 4.6))
+    figure, panels = plt.subplots(1, 3, figsize=(12.5, 4.3))
     _fitted_curves(panels[0], result, ("bp", "linear"))
     _mse_distributions(panels[1], result, ("bp", "linear"))
     _pre_activation_histogram(panels[2], result)
@@ -203,6 +203,6 @@ def _pre_activation_histogram(axes: Axes, result: Figure1, limit: float = 40) ->
     axes.set_yscale("log")
     axes.set_ylim(1e-5, 40)  # room for the legend
     axes.set_title("Sigmoid: pre-activations after training")
-    axes.set_xlabel(f"pre-activation (dimensionless), cut at ±{limit:g}")
+    axes.set_xlabel("pre-activation (dimensionless)")
     axes.set_ylabel("share of units × points")
     axes.legend(fontsize=9, loc="upper center")

@@ -44,17 +44,14 @@ class Results:
         return not self.missing
 
     def state(self, label: str) -> str:
-        """Say in a line whether a run is recorded, missing or stale, and how long it takes."""
+        """Say whether a run is recorded, missing or stale, and how long it takes."""
         record = self.records.get(label)
         if record is None:
-            config = self.runs[label]
-            return f"missing, {training_flop(config) / 1e15:.3g} PFLOP of arithmetic: {config}"
+            return f"missing, {training_flop(self.runs[label]) / 1e15:.3g} PFLOP of arithmetic"
         state = "stale, by other numerical code" if label in self.stale else "recorded"
         if record.outcome == "diverged":
             state += f", diverged in epoch {len(record.epochs)}"
-        provenance = record.provenance
-        took = f"{provenance.seconds / 60:.1f} min on {provenance.device}"
-        return f"{state}, {took}: {record.config}"
+        return f"{state}, {record.provenance.seconds / 60:.1f} min on {record.provenance.device}"
 
 
 def training_flop(config: RunConfig) -> float:

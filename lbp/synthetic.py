@@ -434,7 +434,7 @@ class Figure1:
     sigmoid: Trained
 
 
-def figure1(inits: int = 50, seed: int = 0, max_steps: int = 2000) -> Figure1:
+def figure1(inits: int = 50, seed: int = 0, max_steps: int = 4000) -> Figure1:
     """Train everything that Figure 1 shows, from the same initialisations under each rule.
 
     Adam is the one optimiser of three (see `outcomes`) with which Linear Backprop converges from

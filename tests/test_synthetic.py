@@ -334,6 +334,25 @@ def test_what_the_figure_says_holds_for_other_noise():
     assert (linear < bp).sum() <= 2
 
 
+@pytest.mark.slow
+def test_what_the_notebook_prints_but_does_not_compare():
+    """Chaotic runs: bounds that hold on processors that round differently."""
+    found = measures(figure1())
+    assert found["sigmoid_bp_converged"] == 50
+    assert 12 <= found["sigmoid_linear_converged"] <= 38
+    assert 0.5 < found["sigmoid_preactivation_ratio"] < 1.2
+    assert 0.4 < found["sigmoid_preactivation_ratio_min_layer"] < 0.95
+    assert 2 < found["sigmoid_preactivation_ratio_all_mean"] < 20
+    assert 38 <= found["relu_as_printed_converged"] <= 50
+    assert 2 < found["as_printed_mse_ratio"] < 8
+    rows = outcomes()
+    assert all(row.converged == row.inits for row in rows if row.rule == "bp")
+    linear = [row for row in rows if row.rule == "linear"]
+    assert sum(row.converged == 0 for row in linear) >= 4
+    adam = next(row for row in linear if (row.optimiser, row.scheme) == ("adam", "default"))
+    assert adam.converged == adam.inits
+
+
 def test_claims_find_their_measures(small):
     found = measures(small)
     wanted = {claim.measure for claim in claims.load() if claim.figure == "fig1"}

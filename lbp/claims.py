@@ -139,6 +139,7 @@ def markdown_table(judged: Iterable[Verdict] | None = None, *, details: bool = F
     rows = [head, ["---"] * len(head)]
     for verdict in verdicts() if judged is None else judged:
         claim = verdict.claim
-        row = [claim.figure, claim.statement, f"**{verdict.word}**"]
+        figure = claim.figure.replace("fig", "Figure ")
+        row = [figure, claim.statement, f"**{verdict.word}**"]
         rows.append(row + [claim.paper, verdict.found] * details)
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)

@@ -126,6 +126,7 @@ def _reproduce(options: argparse.Namespace) -> int:
 
 
 def _status(options: argparse.Namespace) -> int:
+    print("fig1: computed afresh each time, in some seconds; nothing is recorded")
     for figure in experiments.FIGURES:
         for scale in ("paper", "cpu"):
             results = reproduce.recorded(figure, scale)

@@ -69,8 +69,9 @@ def _add_many(folder, device: str) -> int:
     )
 
 
+@pytest.mark.slow
 def test_two_processes_may_write_at_once(tmp_path):
-    with multiprocessing.get_context("fork").Pool(2) as pool:
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
         added = pool.starmap(_add_many, [(tmp_path, "a"), (tmp_path, "b")])
     assert sum(added) == 40  # each run was added by one of them
     assert len(list(Store(tmp_path))) == 40

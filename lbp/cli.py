@@ -121,7 +121,9 @@ def _reproduce(options: argparse.Namespace) -> int:
         print(f"{results.figure}, {results.scale} ({experiments.SCALE_NOTES[results.scale]})")
         for label, config in results.runs.items():
             record = results.records.get(label)
-            print(f"  {label}: {_outcome(record) if record else 'missing'}\n    {config}")
+            outcome = _outcome(record) if record else "missing"
+            stale = ", stale: by other numerical code" if label in results.stale else ""
+            print(f"  {label}: {outcome}{stale}\n    {config}")
     return 0 if found[-1].complete else 1
 
 

@@ -63,7 +63,8 @@ def accuracy_curves(results: Sequence[Results], paper: Mapping[str, PaperCurve])
             paper_epoch = 1.0 if full else RunConfig().steps_per_epoch / 1000
             _paper_band(axes, paper[label], colour, label, paper_epoch, until=last)
             if label in result.records:
-                _run_curve(axes, result.records[label], colour, label, per_epoch[label])
+                name = f"{label}: this book{', stale' if label in result.stale else ''}"
+                _run_curve(axes, result.records[label], colour, name, per_epoch[label])
         for label in result.missing:
             axes.plot([], [], color="none", label=f"{label}: not yet run")
         axes.set_title("\n".join(textwrap.wrap(_SCALE_TITLES[result.scale], 44)))
@@ -95,9 +96,8 @@ def _paper_band(
     axes.plot(x, mid, "--", color=colour, linewidth=1.2, label=f"{label}: the paper")
 
 
-def _run_curve(axes: Axes, record: Record, colour: str, label: str, per_epoch: float) -> None:
+def _run_curve(axes: Axes, record: Record, colour: str, name: str, per_epoch: float) -> None:
     x = [epoch * per_epoch for epoch in record.curve("epoch")]
-    name = f"{label}: this book"
     if record.outcome == "diverged":
         name += f" (diverged in epoch {len(x)})"
         axes.plot(x[-1], 10, "x", color=colour, markersize=10, markeredgewidth=2.5)

@@ -9,6 +9,7 @@ import subprocess
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -36,20 +37,31 @@ def code_digest(source: str) -> bytes:
     """Return the SHA-256 of Python source without its comments, docstrings and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
-        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
-            node
-        ):
+        if not isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):
+            continue
+        if ast.get_docstring(node):
             del node.body[0]
-    return hashlib.sha256(ast.dump(tree).encode()).digest()
+    return hashlib.sha256(repr(_plain(tree)).encode()).digest()
+
+
+def _plain(node: Any) -> Any:
+    """Return a syntax tree as nested lists.
+
+    Unlike `ast.dump`, it is the same under every version of Python: fields that are empty, as those
+    that a later version adds are, do not count.
+    """
+    if isinstance(node, ast.AST):
+        filled = [(name, value) for name, value in ast.iter_fields(node) if value not in (None, [])]
+        return [type(node).__name__, *([name, _plain(value)] for name, value in filled)]
+    return [_plain(child) for child in node] if isinstance(node, list) else repr(node)
 
 
 def provenance(config: RunConfig, device: torch.device, seconds: float) -> Provenance:
     """Describe this process and a run that it finished in `seconds`."""
+    status = _git("status", "--porcelain", "--", ".", ":!data/results")
     return Provenance(
         commit=_git("rev-parse", "HEAD"),
-        dirty=None
-        if (status := _git("status", "--porcelain", "--", ".", ":!data/results")) is None
-        else bool(status),
+        dirty=None if status is None else bool(status),
         fingerprint=fingerprint(),
         python=platform.python_version(),
         torch=torch.__version__,

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 
 from lbp import experiments, runner
-from lbp.cifar10 import data_root, verify
+from lbp.cifar10 import data_root
 from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.paths import CHECKPOINTS
@@ -144,11 +144,13 @@ def train(
     Raises:
         LbpError: If the data or the run's checkpoint cannot be used.
     """
-    root = data_root(data)
-    if config.dataset == "cifar10":
-        verify(root)
-    folder = checkpoints if store else None
-    record = runner.run(config, data_root=root, device=device, budget=budget, checkpoints=folder)
+    record = runner.run(
+        config,
+        data_root=data_root(data),
+        device=device,
+        budget=budget,
+        checkpoints=checkpoints if store else None,
+    )
     if record is not None and store is not None:
         store.add(record)
         runner.discard_checkpoint(config, checkpoints)

@@ -167,15 +167,14 @@ def test_smoke_profile_runs_every_cell(python, project, path):
 
 @pytest.mark.slow
 @every_notebook
-def test_unknown_profile_names_the_valid_ones(python, project, path):
-    done = papermill(python, project, path, "-p", "profile", "smok")
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("profile", "smok", "unknown profile 'smok': choose from .*smoke"),
+        ("profil", "smoke", r"unknown parameter 'profil': .*\bprofile\b"),
+    ],
+)
+def test_a_wrong_parameter_names_the_valid_ones(python, project, path, name, value, message):
+    done = papermill(python, project, path, "-p", name, value)
     assert done.returncode == 1
-    assert re.search(r"LbpError: unknown profile 'smok': choose from .*smoke", done.output)
-
-
-@pytest.mark.slow
-@every_notebook
-def test_misspelt_parameter_names_the_valid_ones(python, project, path):
-    done = papermill(python, project, path, "-p", "profil", "smoke")
-    assert done.returncode == 1
-    assert re.search(r"LbpError: unknown parameter 'profil': .*\bprofile\b", done.output)
+    assert re.search(f"LbpError: {message}", done.output)

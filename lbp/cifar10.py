@@ -90,13 +90,20 @@ def download(root: Path) -> None:
     verify(root)
 
 
-def load(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
-    """Return CIFAR-10's images, uint8 [N, 3, 32, 32], and labels, int64 [N].
+def load(root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return CIFAR-10's training half and its test half.
+
+    Returns:
+        Each half's images, uint8 [N, 3, 32, 32], and labels, int64 [N].
 
     Raises:
         LbpError: If the data is missing or damaged.
     """
     verify(root)
+    return _half(root, train=True), _half(root, train=False)
+
+
+def _half(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
     dataset = _torchvision()(str(root), train=train)
     images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
     return images, torch.tensor(dataset.targets)

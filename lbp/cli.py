@@ -52,8 +52,10 @@ def _parser() -> argparse.ArgumentParser:
     _add_config(sub)
     _add_training(sub)
     sub = command("reproduce", _reproduce, "Train the runs of a figure that the store lacks.")
-    sub.add_argument("figure", help=", ".join(experiments.FIGURES))
+    sub.add_argument("figure", help=", ".join((*experiments.FIGURES, reproduce.ALL)))
     sub.add_argument("--profile", default="recorded", help=", ".join(experiments.PROFILES))
+    text = "runs at once (default: one for each GPU, or for each core)"
+    sub.add_argument("--jobs", type=int, metavar="N", help=text)
     _add_training(sub)
     command("status", _status, "List each figure's runs: recorded, missing or stale, and times.")
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
@@ -66,7 +68,9 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
 
 
 def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1, ...")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, cuda, cuda:1, or several: cuda:0,cuda:1"
+    )
     parser.add_argument("--minutes", type=float, help="stop between epochs when they are used up")
     _add_data(parser)
 
@@ -96,12 +100,14 @@ def _data(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     config = RunConfig(**{field.name: getattr(options, field.name) for field in fields(RunConfig)})
-    device = runner.choose_device(options.device, config.precision)
+    devices = runner.choose_devices(options.device, config.precision)
     store = Store()
+    failures = reproduce.train_missing(
+        [config], devices[:1], minutes=options.minutes, data=options.data, store=store
+    )
+    if failures:
+        raise LbpError(failures[0].reason)
     record = store.get(config)
-    if record is None:
-        with runner.Budget(options.minutes) as budget:
-            record = reproduce.train(config, device, budget, options.data, store)
     if record is None:
         print(f"{config}: not finished; the same command goes on from its checkpoint")
         return 1
@@ -114,6 +120,7 @@ def _reproduce(options: argparse.Namespace) -> int:
         options.figure,
         options.profile,
         device=options.device,
+        jobs=options.jobs,
         minutes=options.minutes,
         data=options.data,
     )
@@ -124,7 +131,9 @@ def _reproduce(options: argparse.Namespace) -> int:
             outcome = _outcome(record) if record else "missing"
             stale = ", stale: by other numerical code" if label in results.stale else ""
             print(f"  {label}: {outcome}{stale}\n    {config}")
-    return 0 if found[-1].complete else 1
+    for failure in found[-1].failures:
+        print(f"failed: {failure.config}: {failure.reason}")
+    return 0 if all(results.complete for results in found) else 1
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -4,12 +4,13 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lbp.errors import LbpError, check_choice
 
-TRAIN_IMAGES = 50_000  # CIFAR-10's own split
+CLASSES = 10  # CIFAR-10's, and its own split
+TRAIN_IMAGES = 50_000
 TEST_IMAGES = 10_000
 
 
@@ -61,7 +62,7 @@ class RunConfig:
         _check_range("epochs", self.epochs, 1, 100_000)
         _check_range("seed", self.seed, 0, 2**31 - 1)
         for name in ("train_images", "held_out", "test_images"):
-            if getattr(self, name) % 10:
+            if getattr(self, name) % CLASSES:
                 raise LbpError(
                     f"{name} = {getattr(self, name)}: a multiple of 10 is needed, "
                     "the same number of each class"
@@ -95,6 +96,14 @@ class RunConfig:
         """The run's name, 16 hexadecimal digits of the SHA-256 of its fields."""
         text = json.dumps(self.to_dict(), sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def program(self) -> "RunConfig":
+        """What runs that differ only in lr, l2, seed and length have in common.
+
+        They share one network and one compiled training step.
+        """
+        return replace(self, lr=1.0, l2=0.0, seed=0, epochs=1)
 
     @property
     def steps_per_epoch(self) -> int:

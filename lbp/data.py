@@ -5,12 +5,11 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lbp import cifar10
-from lbp.config import RunConfig
+from lbp.config import CLASSES, RunConfig
 
-CLASSES = 10
 # Means and standard deviations of CIFAR-10's channels, as most code of the time has them.
 CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)
 CHANNEL_STD = (0.2023, 0.1994, 0.2010)
@@ -61,8 +60,7 @@ def load(config: RunConfig, root: Path, device: torch.device) -> Split:
         LbpError: If CIFAR-10 is missing or damaged.
     """
     if config.dataset == "cifar10":
-        train = Images(*cifar10.load(root, train=True))
-        test = Images(*cifar10.load(root, train=False))
+        train, test = (Images(*half) for half in cifar10.load(root))
     else:
         train = stand_in(config.train_images, seed=0)
         test = stand_in(config.test_images, seed=1)
@@ -108,23 +106,49 @@ def stand_in(number: int, seed: int) -> Images:
     return Images((images.clamp(0, 1) * 255).to(torch.uint8), labels)
 
 
-def normalise(images: Tensor, kind: str) -> Tensor:
-    """Return uint8 images [N, 3, 32, 32] as float32 in [0, 1], or in each channel's own units."""
-    x = images.to(torch.float32, memory_format=torch.channels_last) / 255
-    if kind == "unit":
-        return x
-    mean = torch.tensor(CHANNEL_MEAN, device=x.device).view(3, 1, 1)
-    std = torch.tensor(CHANNEL_STD, device=x.device).view(3, 1, 1)
-    return (x - mean) / std
+class Normalise(nn.Module):
+    """Uint8 images [N, 3, 32, 32] as float32 in [0, 1] ("unit") or in each channel's own units.
+
+    Args:
+        kind: "unit", or "channel" for means and standard deviations of CIFAR-10's channels.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        channel = kind == "channel"
+        self.register_buffer("mean", torch.tensor(CHANNEL_MEAN if channel else (0.0,) * 3))
+        self.register_buffer("std", torch.tensor(CHANNEL_STD if channel else (1.0,) * 3))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return the normalised images, channels last."""
+        x = images.to(torch.float32, memory_format=torch.channels_last) / 255
+        return (x - self.mean.view(3, 1, 1)) / self.std.view(3, 1, 1)
 
 
-def augment(images: Tensor) -> Tensor:
-    """Pad uint8 images [N, 3, 32, 32] by 4 with zeros, crop at random and flip half of them."""
+def draw_augmentation(number: int) -> Tensor:
+    """Draw the row, column and flip of `number` images from PyTorch's global random state.
+
+    Returns:
+        Int64 [number, 3]: offsets from 0 to 8, and 0 or 1.
+    """
+    return torch.stack([torch.randint(0, high, (number,)) for high in (9, 9, 2)], dim=1)
+
+
+def augment(images: Tensor, drawn: Tensor) -> Tensor:
+    """Pad images by 4 with zeros, crop them to their old size and flip some.
+
+    Args:
+        images: Uint8 [N, 3, 32, 32].
+        drawn: Int64 [N, 3], see `draw_augmentation`.
+    """
     n, device = len(images), images.device
     padded = F.pad(images, (4, 4, 4, 4))
-    offset = torch.randint(0, 9, (n, 2, 1), device=device)
-    rows, columns = (offset + torch.arange(32, device=device)).unbind(1)  # [N, 32] each
-    flip = torch.rand(n, 1, device=device) < 0.5
-    columns = torch.where(flip, columns.flip(1), columns)
+    pixel = torch.arange(32, device=device)
+    row, column, flip = drawn[:, :, None].unbind(1)  # [N, 1] each
+    rows = row + pixel  # [N, 32]
+    columns = column + torch.where(flip == 1, pixel.flip(0), pixel)
     image = torch.arange(n, device=device)[:, None, None]
     return padded[image, :, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)

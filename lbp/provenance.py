@@ -18,7 +18,7 @@ from lbp.paths import ROOT
 from lbp.record import Provenance
 
 # The modules that decide the numbers of a training run, besides its config.
-NUMERICAL_MODULES = ("rules", "models", "data", "train")
+NUMERICAL_MODULES = ("rules", "models", "data", "train", "probe")
 
 
 @functools.cache
@@ -60,7 +60,8 @@ def provenance(config: RunConfig, device: torch.device, seconds: float) -> Prove
     """Describe this process and a run that it finished in `seconds`."""
     status = _git("status", "--porcelain", "--", ".", ":!data/results")
     return Provenance(
-        commit=_git("rev-parse", "HEAD"),
+        # A copy of the project without git can name its commit by LBP_COMMIT.
+        commit=_git("rev-parse", "HEAD") or os.environ.get("LBP_COMMIT"),
         dirty=None if status is None else bool(status),
         fingerprint=fingerprint(),
         python=platform.python_version(),

@@ -30,6 +30,24 @@ class Epoch:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """What the layers do at one moment of a run, layer by layer from the input on.
+
+    Measured on the run's first training images, in float32, in training mode. The first four lists
+    have an entry for each convolution and linear layer (its weight), the others for each activation
+    function.
+    """
+
+    epoch: int  # epochs trained before; 0 is the initialisation
+    update: list[float]  # L2 norm of a step of SGD without momentum: lr * (gradient + l2 * weight)
+    weight: list[float]  # L2 norm
+    gradient: list[float]  # L2 norm of the true gradient of the loss
+    cosine: list[float]  # between the rule's gradient and the true one
+    preactivation: list[float]  # root mean square
+    saturated: list[float]  # share of units with f'(a) below a tenth of its largest value
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where a result comes from."""
 
@@ -48,7 +66,7 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Record:
-    """A run's config, outcome, epochs and provenance.
+    """A run's config, outcome, epochs, glances at its layers, and provenance.
 
     Raises:
         LbpError: If the epochs do not fit the outcome.
@@ -57,6 +75,7 @@ class Record:
     config: RunConfig
     outcome: Outcome
     epochs: Sequence[Epoch]
+    layers: Sequence[Layers]
     provenance: Provenance
 
     def __post_init__(self) -> None:
@@ -81,16 +100,12 @@ class Record:
 
     def to_json(self) -> str:
         """Return the record as JSON, a column of the epochs to a line."""
-        columns = {
-            field.name: [_plain(getattr(row, field.name)) for row in self.epochs]
-            for field in fields(Epoch)
-        }
-        lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in columns.items())
         parts = {
             "config": json.dumps(self.config.to_dict(), indent=1),
             "outcome": json.dumps(self.outcome),
             "provenance": json.dumps(asdict(self.provenance), indent=1),
-            "epochs": f"{{\n{lines}\n}}",
+            "epochs": _columns_to_json(Epoch, self.epochs, digits=7),
+            "layers": _columns_to_json(Layers, self.layers, digits=4),
         }
         return "{\n" + ",\n".join(f"{json.dumps(k)}: {v}" for k, v in parts.items()) + "\n}\n"
 
@@ -103,28 +118,45 @@ class Record:
         """
         try:
             data = json.loads(text)
-            columns: Mapping[str, list[Any]] = data["epochs"]
-            names = [field.name for field in fields(Epoch)]
-            if sorted(columns) != sorted(names):
-                raise LbpError(f"its epochs hold {sorted(columns)}, not {sorted(names)}")
-            rows = zip(*(columns[name] for name in names), strict=True)
-            epochs = [Epoch(*map(_number, names, row)) for row in rows]
-            config = RunConfig.from_dict(data["config"])
-            return cls(config, data["outcome"], epochs, Provenance(**data["provenance"]))
+            return cls(
+                RunConfig.from_dict(data["config"]),
+                data["outcome"],
+                _rows_from_columns(Epoch, data["epochs"]),
+                _rows_from_columns(Layers, data["layers"]),
+                Provenance(**data["provenance"]),
+            )
         except LbpError:
             raise
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise LbpError(f"{type(error).__name__}: {error}") from error
 
 
-def _plain(value: Any) -> Any:
-    """Round floats to 7 significant digits; JSON has no word for NaN and infinity but null."""
+def _columns_to_json(kind: type[Epoch] | type[Layers], rows: Sequence[Any], *, digits: int) -> str:
+    columns = {f.name: [_plain(getattr(row, f.name), digits) for row in rows] for f in fields(kind)}
+    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in columns.items())
+    return f"{{\n{lines}\n}}"
+
+
+def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]:
+    names = [field.name for field in fields(kind)]
+    if sorted(columns) != sorted(names):
+        raise LbpError(f"its {kind.__name__} hold {sorted(columns)}, not {sorted(names)}")
+    rows = zip(*(columns[name] for name in names), strict=True)
+    return [kind(*map(_number, names, row)) for row in rows]
+
+
+def _plain(value: Any, digits: int) -> Any:
+    """Round floats to significant digits; JSON has no word for NaN and infinity but null."""
+    if isinstance(value, list):
+        return [_plain(entry, digits) for entry in value]
     if isinstance(value, float):
-        return float(f"{value:.7g}") if math.isfinite(value) else None
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else None
     return value
 
 
 def _number(name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return [_number(name, entry) for entry in value]
     if value is None and name != "held_out_error":
         return math.nan
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):

@@ -1,47 +1,60 @@
-"""Training a run from start to record: device, checkpoints, budget, progress."""
+"""Training one run from start to record: device, budget, checkpoints."""
 
+import gc
 import math
 import os
 import signal
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from types import FrameType, TracebackType
 from typing import Any
 
 import torch
-from tqdm import tqdm
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from lbp import data
 from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.paths import CHECKPOINTS
 from lbp.provenance import fingerprint, provenance
-from lbp.record import Epoch, Outcome, Record
+from lbp.record import Epoch, Layers, Outcome, Record
 from lbp.train import Trainer
 
+Device = torch.device
 
-def choose_device(name: str = "auto", precision: str = "float32") -> torch.device:
-    """Return the device named: "auto" (the first GPU if there is one), "cpu", "cuda", "cuda:1", ...
+
+def choose_devices(names: str = "auto", precision: str = "float32") -> list[Device]:
+    """Return the devices named, by commas: "auto" (the first GPU, if any), "cpu", "cuda:0,cuda:1".
 
     Raises:
-        LbpError: If the name is unknown, or there is no such GPU, or it is needed and not named.
+        LbpError: If a name is unknown, or there is no such GPU, or it is needed and not named.
     """
     gpus = torch.cuda.device_count()
-    allowed = ["auto", "cpu", "cuda", *(f"cuda:{index}" for index in range(gpus))]
-    if name == "auto":
-        name = "cuda" if gpus else "cpu"
-    if name not in allowed and not name.startswith("cuda"):
-        raise LbpError(f"unknown device {name!r}: choose from auto, cpu, cuda, cuda:0, cuda:1, ...")
-    if name.startswith("cuda") and (name not in allowed or not gpus):
-        raise LbpError(
-            f"no device {name!r} here: PyTorch sees {gpus} CUDA GPUs; --device cpu works"
-        )
-    if precision == "tf32" and name == "cpu":
-        raise LbpError("precision 'tf32' needs a CUDA GPU: choose float32 or bf16 on the CPU")
-    return torch.device(name)
+    known = ["auto", "cpu", "cuda", *(f"cuda:{index}" for index in range(gpus))]
+    chosen = []
+    for given in names.split(","):
+        name = given.strip()
+        if name == "auto":
+            name = "cuda" if gpus else "cpu"
+        if name not in known and not name.startswith("cuda"):
+            raise LbpError(
+                f"unknown device {name!r}: choose from auto, cpu, cuda, cuda:0, cuda:1, ..."
+            )
+        if name.startswith("cuda") and (name not in known or not gpus):
+            raise LbpError(
+                f"no device {name!r} here: PyTorch sees {gpus} CUDA GPUs; --device cpu works"
+            )
+        if precision == "tf32" and name == "cpu":
+            raise LbpError("precision 'tf32' needs a CUDA GPU: choose float32 or bf16 on the CPU")
+        chosen.append(torch.device("cuda:0" if name == "cuda" else name))
+    if len(set(chosen)) < len(chosen):
+        raise LbpError(f"device {names!r} names a device twice: use --jobs for several runs on one")
+    return chosen
 
 
 class Budget:
@@ -52,18 +65,29 @@ class Budget:
 
     Args:
         minutes: The time allowed from now on; None for no limit.
+        stop: Asked as well; for a worker, whether the process that it works for stops.
     """
 
-    def __init__(self, minutes: float | None = None) -> None:
+    def __init__(
+        self, minutes: float | None = None, stop: Callable[[], bool] | None = None
+    ) -> None:
         if minutes is not None and not (0 < minutes < math.inf):
             raise LbpError(f"minutes = {minutes:g} is out of range: a number above 0 is needed")
         self._end = math.inf if minutes is None else time.monotonic() + 60 * minutes
         self.interrupted = False
+        self._stop = stop
         self._previous: Any = None
 
     def spent(self, next_epoch_seconds: float = 0.0) -> bool:
         """Return whether an epoch of that length should not begin."""
+        if self._stop is not None and self._stop():
+            return True
         return self.interrupted or time.monotonic() + next_epoch_seconds > self._end
+
+    @property
+    def minutes(self) -> float | None:
+        """The time that is left; None for no limit."""
+        return None if self._end == math.inf else max(1e-9, (self._end - time.monotonic()) / 60)
 
     def __enter__(self) -> "Budget":
         try:
@@ -81,59 +105,94 @@ class Budget:
     def _interrupt(self, number: int, frame: FrameType | None) -> None:
         self.interrupted = True
         signal.signal(signal.SIGINT, self._previous)
-        print("stopping after this epoch; Ctrl-C again stops at once", file=sys.stderr)
+        if self._stop is None:
+            print("stopping after this epoch; Ctrl-C again stops at once", file=sys.stderr)
 
 
-class _Progress:
-    """A bar over the run's images on a terminal; elsewhere a line every few seconds."""
+class Trainers:
+    """The trainers and images of past runs, for runs that can use them again.
 
-    def __init__(self, config: RunConfig, images_an_epoch: int, done: int) -> None:
-        self._config = config
-        self._last_line = 0.0
-        self._bar = tqdm(
-            total=config.epochs * images_an_epoch,
-            initial=done * images_an_epoch,
-            desc=str(config).split(",")[0],
-            unit=" images",
-            unit_scale=True,
-            disable=not sys.stderr.isatty(),
-            dynamic_ncols=True,
+    On a GPU a trainer holds a compiled and captured training step, which is the same for every
+    learning rate, weight decay and seed.
+
+    Args:
+        data_root: The folder of CIFAR-10.
+        device: Where to train.
+    """
+
+    KEPT = 4
+
+    def __init__(self, data_root: Path, device: torch.device) -> None:
+        self.device = device
+        self._data_root = data_root
+        self._trainers: dict[RunConfig, Trainer] = {}
+        self._split: tuple[RunConfig, data.Split] | None = None
+
+    def get(self, config: RunConfig) -> Trainer:
+        """Return a trainer that stands at the beginning of the run.
+
+        Raises:
+            LbpError: If CIFAR-10 is missing or damaged.
+        """
+        program = config.program
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
+        _set_up_backends(config.precision)
+        trainer = self._trainers.pop(program, None)
+        if trainer is None:
+            trainer = Trainer(config, self._images(config))
+        else:
+            trainer.begin(config)
+        self._trainers[program] = trainer  # the last one used is the last one dropped
+        if len(self._trainers) > self.KEPT:
+            del self._trainers[next(iter(self._trainers))]
+        return trainer
+
+    def clear(self) -> None:
+        """Give the memory back."""
+        self._trainers.clear()
+        self._split = None
+        gc.collect()
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _images(self, config: RunConfig) -> data.Split:
+        """Return the run's images, the same object as long as the runs have the same ones."""
+        chosen = RunConfig(
+            dataset=config.dataset,
+            train_images=config.train_images,
+            held_out=config.held_out,
+            test_images=config.test_images,
+            batch_norm=False,  # any batch size will do
         )
+        if self._split is None or self._split[0] != chosen:
+            self._split = chosen, data.load(config, self._data_root, self.device)
+        return self._split[1]
 
-    def batch(self, images: int) -> None:
-        self._bar.update(images)
 
-    def epoch(self, row: Epoch) -> None:
-        text = f"loss {row.train_loss:.3f}, test {100 - row.test_error:.1f} %"
-        self._bar.set_postfix_str(f"epoch {row.epoch}, {text}")
-        last = row.epoch == self._config.epochs
-        if self._bar.disable and (last or time.monotonic() - self._last_line > 5):
-            self._last_line = time.monotonic()
-            line = f"{self._config}: epoch {row.epoch}/{self._config.epochs}, {text}"
-            print(line, file=sys.stderr, flush=True)
-
-    def close(self) -> None:
-        self._bar.close()
+def glances(epochs: int) -> set[int]:
+    """Return after which epochs of a run its layers are looked at: 0, 1, 2, 5, 10, ... and last."""
+    series = {digit * 10**power for digit in (1, 2, 5) for power in range(6)}
+    return {0, epochs} | {epoch for epoch in series if epoch < epochs}
 
 
 def run(
     config: RunConfig,
     *,
-    data_root: Path,
-    device: torch.device,
+    trainers: Trainers,
     budget: Budget,
     checkpoints: Path | None = CHECKPOINTS,
-    on_epoch: Callable[[Epoch], object] = lambda row: None,
+    on_progress: Callable[[float, Epoch | None], object] = lambda epochs, row: None,
 ) -> Record | None:
     """Train a run, going on from its checkpoint if there is one.
 
     Args:
         config: The run.
-        data_root: The folder of CIFAR-10.
-        device: Where to train.
+        trainers: Where trainers come from, and with them device and images.
         budget: When to stop between epochs.
         checkpoints: The folder of the checkpoints; None writes none.
-        on_epoch: Called after each epoch.
+        on_progress: Called at the start and after each step with the number of epochs done so far
+            and None, and after each epoch with the epoch's log instead.
 
     Returns:
         The record of the finished or diverged run; None if the budget ended it before, in which
@@ -143,25 +202,41 @@ def run(
     Raises:
         LbpError: If the data or the checkpoint cannot be used.
     """
-    _set_float32_precision(config.precision)
-    trainer = Trainer(config, data.load(config, data_root, device))
+    if budget.spent():
+        return None
+    trainer = trainers.get(config)
     checkpoint = checkpoints / f"{config.key}.pt" if checkpoints else None
-    rows = _load_checkpoint(checkpoint, trainer) if checkpoint else []
-    progress = _Progress(config, len(trainer.split.train), len(rows))
-    try:
+    rows, layers = _load_checkpoint(checkpoint, trainer) if checkpoint else ([], [])
+    if not layers:
+        layers = [trainer.layers()]
+    images = len(trainer.split.train)
+    done = float(len(rows))
+
+    def on_batch(size: int) -> None:
+        nonlocal done
+        done += size / images
+        on_progress(done, None)
+
+    on_progress(done, None)
+    with ThreadPoolExecutor(1) as writer:  # writes a checkpoint while the next epoch is trained
+        written: Future[None] | None = None
         while len(rows) < config.epochs and not _diverged(rows):
             if budget.spent(rows[-1].seconds if rows else 0.0):
                 return None
-            rows.append(trainer.epoch(progress.batch))
+            rows.append(trainer.epoch(on_batch))
+            if len(rows) in glances(config.epochs):
+                layers.append(trainer.layers())
             if checkpoint:
-                _save_checkpoint(checkpoint, trainer, rows)
-            progress.epoch(rows[-1])
-            on_epoch(rows[-1])
-    finally:
-        progress.close()
+                if written:
+                    written.result()
+                written = writer.submit(_write, checkpoint, _snapshot(trainer, rows, layers))
+            done = float(len(rows))
+            on_progress(done, rows[-1])
+        if written:
+            written.result()
     outcome: Outcome = "diverged" if _diverged(rows) else "finished"
     seconds = sum(row.seconds for row in rows)
-    return Record(config, outcome, rows, provenance(config, device, seconds))
+    return Record(config, outcome, rows, layers, provenance(config, trainers.device, seconds))
 
 
 def discard_checkpoint(config: RunConfig, checkpoints: Path = CHECKPOINTS) -> None:
@@ -173,19 +248,28 @@ def _diverged(rows: list[Epoch]) -> bool:
     return bool(rows) and not math.isfinite(rows[-1].train_loss)
 
 
-def _set_float32_precision(precision: str) -> None:
+def _set_up_backends(precision: str) -> None:
     tf32 = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
+    torch.backends.cudnn.benchmark = True  # every step has the same shapes
 
 
-def _save_checkpoint(path: Path, trainer: Trainer, rows: list[Epoch]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state = {
+def _snapshot(trainer: Trainer, rows: list[Epoch], layers: list[Layers]) -> dict[str, Any]:
+    """Return a checkpoint that training on does not change."""
+    state = tree_map(
+        lambda x: x.to("cpu", copy=True) if isinstance(x, Tensor) else x, trainer.state()
+    )
+    return {
         "fingerprint": fingerprint(),
         "epochs": [asdict(row) for row in rows],
-        "trainer": trainer.state(),
+        "layers": [asdict(row) for row in layers],
+        "trainer": state,
     }
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(f".{os.getpid()}.part")
     try:
         torch.save(state, temporary)
@@ -194,16 +278,16 @@ def _save_checkpoint(path: Path, trainer: Trainer, rows: list[Epoch]) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _load_checkpoint(path: Path, trainer: Trainer) -> list[Epoch]:
-    """Load a checkpoint into the trainer, if there is one, and return its epochs."""
+def _load_checkpoint(path: Path, trainer: Trainer) -> tuple[list[Epoch], list[Layers]]:
+    """Load a checkpoint into the trainer, if there is one, and return what was logged."""
     if not path.exists():
-        return []
+        return [], []
     try:
         state = torch.load(path, map_location=trainer.device, weights_only=True)
         if state["fingerprint"] != fingerprint():
             raise LbpError("it was written by other numerical code")
         trainer.load_state(state["trainer"])
-        return [Epoch(**row) for row in state["epochs"]]
+        return [Epoch(**row) for row in state["epochs"]], [Layers(**row) for row in state["layers"]]
     except Exception as error:  # torch.load raises what the damage leads to
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LbpError(

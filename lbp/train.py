@@ -1,11 +1,13 @@
 """One training run, epoch by epoch: everything here decides numbers, and nothing else does.
 
-Checkpoints, budgets and progress are in `lbp.runner`. The loop never waits for the device within an
-epoch: losses and counts are summed there and read once.
+Checkpoints and budgets are in `lbp.runner`. Images, order, learning rate, weights and sums live on
+the device, and the loop never waits for it within an epoch. On a GPU the step is compiled, captured
+once as a CUDA graph, and replayed for every step of every run of the same `RunConfig.program`.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -15,39 +17,58 @@ from torch import Tensor, nn
 from lbp import data
 from lbp.config import RunConfig
 from lbp.models import build
-from lbp.record import Epoch
+from lbp.probe import probe
+from lbp.record import Epoch, Layers
 from lbp.rules import Activation
 
 EVALUATION_BATCH = 500
+PROBE_IMAGES = 256
 
 
 class Trainer:
-    """A network, its optimiser and its images; `epoch` trains one epoch and evaluates.
+    """A network and its images; `epoch` trains one epoch and evaluates.
 
     Args:
-        config: The run.
-        split: Its images, on the device to train on.
+        config: The first run; `begin` starts another one of the same program.
+        split: The runs' images, on the device to train on.
     """
 
     def __init__(self, config: RunConfig, split: data.Split) -> None:
         self.config = config
         self.split = split
         self.device = split.train.images.device
+        self.model: nn.Module = build(config).to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._normalise = data.Normalise(config.normalisation).to(self.device)
+        self._parameters: list[Tensor] = list(self.model.parameters())
+        # Tensors, not constants: a captured step reads each run's own from the same place.
+        self._velocity = [torch.zeros_like(p) for p in self._parameters if config.momentum]
+        self._lr = torch.zeros((), device=self.device)
+        self._l2 = torch.zeros((), device=self.device)
+        images = len(split.train)
+        self._order = torch.zeros(images, dtype=torch.int64, device=self.device)
+        self._augmentation = torch.zeros(images, 3, dtype=torch.int64, device=self.device)
+        self._offsets = torch.arange(min(config.batch, images), device=self.device)
+        self._position = torch.zeros((), dtype=torch.int64, device=self.device)
+        self._loss = torch.zeros((), dtype=torch.float64, device=self.device)
+        self._correct = torch.zeros((), dtype=torch.int64, device=self.device)
+
+        last = images % config.batch  # images in the last batch, if it is a smaller one
+        self._sizes = [config.batch] * (images // config.batch) + [last] * (last > 0)
+        self._steps = {size: self._prepare(size) for size in sorted(set(self._sizes))}
+        self.begin(config)
+
+    def begin(self, config: RunConfig) -> None:
+        """Start a run from its initialisation; it must have the same program as the first one."""
+        if config.program != self.config.program:
+            raise ValueError(f"{config} needs another trainer than {self.config}")
+        self.config = config
         self.epochs_done = 0
         torch.manual_seed(config.seed)
-        model = build(config)
-        self.model: nn.Module = model.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.optimizer = torch.optim.SGD(
-            self.model.parameters(),
-            lr=config.lr,
-            momentum=config.momentum,
-            weight_decay=config.l2,
-            fused=True,
-        )
-        self._max = torch.zeros((), device=self.device)
-        for module in self.model.modules():
-            if isinstance(module, Activation):
-                module.register_forward_pre_hook(self._track_preactivation)
+        self.model.load_state_dict(build(config).state_dict())
+        for velocity in self._velocity:
+            velocity.zero_()
+        self._lr.fill_(config.lr)
+        self._l2.fill_(config.l2)
 
     def epoch(self, on_batch: Callable[[int], object] = lambda images: None) -> Epoch:
         """Train for one epoch and evaluate.
@@ -59,15 +80,13 @@ class Trainer:
             The epoch's log; a non-finite `train_loss` means that the run diverged.
         """
         start = time.perf_counter()
-        loss, accuracy = self._train(on_batch)
-        self._max.zero_()
-        test_loss, correct, correct_top5 = self._evaluate(self.split.test)
+        loss, accuracy = self.train_epoch(on_batch)
+        with self._largest_preactivation() as largest:
+            test_loss, correct, correct_top5 = self.evaluate(self.split.test)
         half = self.split.test_half
         held_out = None
-        largest = self._max.item()
         if len(self.split.held_out):
-            held_out = _error(self._evaluate(self.split.held_out)[1])
-        self.epochs_done += 1
+            held_out = _error(self.evaluate(self.split.held_out)[1])
         return Epoch(
             epoch=self.epochs_done,
             train_loss=loss,
@@ -78,56 +97,59 @@ class Trainer:
             test_error_half_0=_error(correct[half == 0]),
             test_error_half_1=_error(correct[half == 1]),
             held_out_error=held_out,
-            max_preactivation=largest,
+            max_preactivation=largest.item(),
             seconds=time.perf_counter() - start,
         )
+
+    def layers(self) -> Layers:
+        """Look at the layers as they are now, on the first training images."""
+        x = self._normalise(self.split.train.images[:PROBE_IMAGES])
+        labels = self.split.train.labels[:PROBE_IMAGES]
+        return probe(self.model, self.config, x, labels, self.epochs_done)
 
     def state(self) -> dict[str, Any]:
         """Return what a checkpoint needs to go on with bit for bit: plain data and tensors."""
         return {
             "epochs_done": self.epochs_done,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            "velocity": self._velocity,
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Continue from `state`."""
-        self.epochs_done = state["epochs_done"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        for velocity, stored in zip(self._velocity, state["velocity"], strict=True):
+            velocity.copy_(stored)
+        self.epochs_done = state["epochs_done"]
 
-    def _train(self, on_batch: Callable[[int], object]) -> tuple[float, float]:
+    def train_epoch(
+        self, on_batch: Callable[[int], object] = lambda images: None
+    ) -> tuple[float, float]:
         """Take one pass over the training images; return the mean loss and the accuracy in %."""
+        self.epochs_done += 1
         # Seeded afresh for each epoch, so a checkpoint needs no random state.
-        torch.manual_seed((self.config.seed << 20) + self.epochs_done + 1)
-        train = self.split.train
-        order = torch.randperm(len(train)).to(self.device)
-        total = torch.zeros((), device=self.device)
-        correct = torch.zeros((), device=self.device, dtype=torch.int64)
+        torch.manual_seed((self.config.seed << 20) + self.epochs_done)
+        images = len(self.split.train)
+        self._order.copy_(torch.randperm(images))
+        if self.config.augment:
+            self._augmentation.copy_(data.draw_augmentation(images))
+        for total in (self._position, self._loss, self._correct):
+            total.zero_()
         self.model.train()
-        for indices in order.split(self.config.batch):
-            batch = train.take(indices)
-            images = data.augment(batch.images) if self.config.augment else batch.images
-            with self._autocast():
-                logits = self.model(data.normalise(images, self.config.normalisation))
-                loss = F.cross_entropy(logits.float(), batch.labels)
-            loss.backward()
-            self.optimizer.step()
-            self.optimizer.zero_grad()
-            total += loss.detach() * len(batch)
-            correct += (logits.detach().argmax(1) == batch.labels).sum()
-            on_batch(len(batch))
-        return total.item() / len(train), 100 * correct.item() / len(train)
+        for size in self._sizes:
+            self._steps[size]()
+            on_batch(size)
+        return self._loss.item() / images, 100 * self._correct.item() / images
 
     @torch.no_grad()
-    def _evaluate(self, images: data.Images) -> tuple[float, Tensor, Tensor]:
+    def evaluate(self, images: data.Images) -> tuple[float, Tensor, Tensor]:
         """Return the mean loss and, as bool [N], which images are right at top-1 and at top-5."""
         self.model.eval()
         losses, first, fifth = [], [], []
         for indices in torch.arange(len(images), device=self.device).split(EVALUATION_BATCH):
             batch = images.take(indices)
             with self._autocast():
-                logits = self.model(data.normalise(batch.images, self.config.normalisation))
+                logits = self.model(self._normalise(batch.images))
             logits = logits.float()
             losses.append(F.cross_entropy(logits, batch.labels, reduction="sum"))
             hits = logits.topk(5).indices == batch.labels[:, None]  # [B, 5]
@@ -136,13 +158,90 @@ class Trainer:
         loss = torch.stack(losses).sum().item() / len(images)
         return loss, torch.cat(first), torch.cat(fifth)
 
+    def _prepare(self, size: int) -> Callable[[], None]:
+        """Return a function that takes one SGD step with the next `size` images."""
+        forward, update = self._forward, self._update
+        if self.device.type != "cuda":
+            return lambda: self._step(size, forward, update)
+        if size == self.config.batch:  # the one smaller batch of an epoch is not worth compiling
+            forward = torch.compile(forward, fullgraph=True, dynamic=False)
+        update = torch.compile(update, fullgraph=True, dynamic=False)
+        return self._capture(lambda: self._step(size, forward, update))
+
+    def _capture(self, step: Callable[[], None]) -> Callable[[], None]:
+        """Record a step as a CUDA graph; `begin` undoes what the steps tried here have changed."""
+        self.model.train()
+        stream = torch.cuda.Stream(self.device)
+        stream.wait_stream(torch.cuda.current_stream(self.device))
+        with torch.cuda.stream(stream):
+            for _ in range(3):  # compiles, chooses algorithms and allocates, outside the graph
+                self._position.zero_()
+                step()
+            self._position.zero_()
+        torch.cuda.current_stream(self.device).wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        replay: Callable[[], None] = graph.replay
+        return replay
+
+    def _step(self, size: int, forward: Callable[..., Any], update: Callable[..., Any]) -> None:
+        chosen = self._order[self._position + self._offsets[:size]]
+        batch = self.split.train.take(chosen)
+        images = batch.images
+        if self.config.augment:
+            images = data.augment(images, self._augmentation[chosen])
+        loss, correct = forward(images, batch.labels)
+        gradients = torch.autograd.grad(loss, self._parameters)
+        update(self._parameters, list(gradients), self._velocity)
+        self._position += size
+        self._loss += loss.detach() * size
+        self._correct += correct
+
+    def _forward(self, images: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the mean loss of a batch and how many of its images are classified right."""
+        with self._autocast():
+            logits = self.model(self._normalise(images))
+        loss = F.cross_entropy(logits.float(), labels)
+        return loss, (logits.detach().argmax(1) == labels).sum()
+
+    @torch.no_grad()
+    def _update(
+        self, parameters: list[Tensor], gradients: list[Tensor], velocity: list[Tensor]
+    ) -> None:
+        """Take a step of SGD as PyTorch has it, weight decay being a term of the gradient.
+
+        `torch.optim.SGD` is not used because its weight decay is a constant to the compiler.
+        """
+        step = torch._foreach_mul(parameters, self._l2)
+        torch._foreach_add_(step, gradients)
+        if self.config.momentum:
+            torch._foreach_mul_(velocity, self.config.momentum)
+            torch._foreach_add_(velocity, step)
+            step = torch._foreach_mul(velocity, self._lr)
+        else:
+            torch._foreach_mul_(step, self._lr)
+        torch._foreach_sub_(parameters, step)
+
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=bf16)
 
-    def _track_preactivation(self, module: nn.Module, inputs: tuple[Tensor]) -> None:
-        if not module.training:
-            torch.maximum(self._max, inputs[0].abs().amax(), out=self._max)
+    @contextmanager
+    def _largest_preactivation(self) -> Iterator[Tensor]:
+        """Follow the largest |input of an activation function| within the block."""
+        largest = torch.zeros((), device=self.device)
+
+        def track(module: nn.Module, inputs: tuple[Tensor]) -> None:
+            torch.maximum(largest, inputs[0].abs().amax().float(), out=largest)
+
+        found = [module for module in self.model.modules() if isinstance(module, Activation)]
+        hooks = [module.register_forward_pre_hook(track) for module in found]
+        try:
+            yield largest
+        finally:
+            for hook in hooks:
+                hook.remove()
 
 
 def _error(correct: Tensor) -> float:

@@ -23,10 +23,20 @@ SMALL = RunConfig(
 )
 
 
-def train(config=SMALL, checkpoints: Path | None = None, budget=None, **options) -> Record | None:
+def train(
+    config=SMALL, checkpoints: Path | None = None, budget=None, on_epoch=None, trainers=None
+) -> Record | None:
+    def on_progress(epochs, row):
+        if row and on_epoch:
+            on_epoch(row)
+
     with budget or runner.Budget() as limit:
         return runner.run(
-            config, data_root=Path(), device=CPU, budget=limit, checkpoints=checkpoints, **options
+            config,
+            trainers=trainers or runner.Trainers(Path(), CPU),
+            budget=limit,
+            checkpoints=checkpoints,
+            on_progress=on_progress,
         )
 
 
@@ -58,7 +68,7 @@ def test_an_epoch_is_that_of_a_plain_loop(config):
     losses, right = [], 0
     for start in range(0, len(order), config.batch):
         chosen = order[start : start + config.batch]
-        x = data.normalise(split.train.images[chosen], config.normalisation)
+        x = data.Normalise(config.normalisation)(split.train.images[chosen])
         y = split.train.labels[chosen]
         logits = model(x)
         loss = F.cross_entropy(logits, y)
@@ -82,7 +92,7 @@ def test_an_epoch_is_that_of_a_plain_loop(config):
         if isinstance(module, Activation):
             module.register_forward_hook(lambda m, i, o: inputs.append(i[0].abs().max().item()))
     with torch.no_grad():
-        logits = model(data.normalise(split.test.images, config.normalisation))
+        logits = model(data.Normalise(config.normalisation)(split.test.images))
     labels = split.test.labels
     wrong = logits.argmax(1) != labels
     ranks = (logits > logits.gather(1, labels[:, None])).sum(1)

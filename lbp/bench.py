@@ -1,13 +1,14 @@
-"""Benchmarks: `make bench`.
+"""Benchmarks: `make bench`, or `python -m lbp.bench NAME ...` for some of them.
 
 Each function in `BENCHMARKS` prints its own lines. Both sides of a ratio are timed in the same run,
-by the clock. PyTorch has one thread: with more, the loop is no faster on an idle machine, and far
-slower where another program wants the cores, which would pass for a gain of the batch.
+by the clock.
 """
 
 import platform
+import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from lbp.bench_training import training
+from lbp.errors import LbpError, check_choice
 from lbp.provenance import device_name
 from lbp.synthetic import (
     Problem,
@@ -38,11 +41,21 @@ class Run:
 
 
 def machine() -> str:
-    """Return processor, threads and versions in one line."""
-    return (
-        f"{device_name(torch.device('cpu'))}, {torch.get_num_threads()} PyTorch thread, "
-        f"Python {platform.python_version()}, PyTorch {torch.__version__}"
-    )
+    """Return processor, GPU if there is one, and versions in one line."""
+    kinds = ["cpu", "cuda"] if torch.cuda.is_available() else ["cpu"]
+    names = ", ".join(device_name(torch.device(kind)) for kind in kinds)
+    return f"{names}, Python {platform.python_version()}, PyTorch {torch.__version__}"
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Give PyTorch one thread within the block."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 def train_alone(model: nn.Module, problem: Problem, recipe: Recipe) -> tuple[int, bool]:
@@ -81,13 +94,19 @@ def _batched(problem: Problem, start: Tensor, rules: Sequence[str], recipe: Reci
     return Run(float(np.median(seconds)), trained.steps, trained.converged)
 
 
+@one_thread()
 def figure1() -> None:
     """Time Figure 1's ReLU networks: a loop of single networks against one batch, to MSE 1e-6.
 
-    In float32, which is PyTorch's default, and in float64, which the book uses.
+    In float32, which is PyTorch's default, and in float64, which the book uses. PyTorch has one
+    thread: with more, the loop is no faster on an idle machine, and far slower where another
+    program wants the cores, which would pass for a gain of the batch.
     """
     problem, recipe = cubic_problem(), Recipe()
-    print(f"Figure 1: {NETWORKS} initialisations a rule, ReLU, Adam, each to MSE 1e-6")
+    print(
+        f"Figure 1: {NETWORKS} initialisations a rule, ReLU, Adam, each to MSE 1e-6, "
+        "1 PyTorch thread"
+    )
     print("dtype    rules            loop   batched  ratio  same convergence, same steps")
     for dtype in (torch.float32, torch.float64):
         start = initial_parameters(NETWORKS).to(dtype)
@@ -113,16 +132,22 @@ def _compare(dtype: torch.dtype, rules: Sequence[str], loop: Run, batched: Run) 
     )
 
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"figure1": figure1}
+BENCHMARKS: dict[str, Callable[[], None]] = {"figure1": figure1, "training": training}
 
 
-def main() -> None:
-    """Run every benchmark."""
-    torch.set_num_threads(1)
-    print(machine())
-    for benchmark in BENCHMARKS.values():
-        benchmark()
+def main(names: Sequence[str]) -> int:
+    """Run the benchmarks of these names, all of them for none; return 2 after a wrong input."""
+    try:
+        for name in names:
+            check_choice("benchmark", name, BENCHMARKS)
+        print(machine(), flush=True)
+        for name in names or BENCHMARKS:
+            BENCHMARKS[name]()
+    except LbpError as error:
+        print(f"lbp.bench: {error}", file=sys.stderr)
+        return 2
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

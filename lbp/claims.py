@@ -114,12 +114,10 @@ def judge_figure(figure: str, found: Mapping[str, Mapping[str, float]]) -> list[
 
 def measure_all(store: Store | None = None) -> dict[str, dict[str, dict[str, float]]]:
     """Compute Figure 1 (some seconds) and draw the other figures' measures from the store."""
-    return {
-        "fig1": {"paper": synthetic.measures(synthetic.figure1())},
-        "fig2": {
-            scale: measures.fig2(recorded("fig2", scale, store)) for scale in ("paper", "cpu")
-        },
-    }
+    found = {"fig1": {"paper": synthetic.measures(synthetic.figure1())}}
+    for figure, measure in measures.BY_FIGURE.items():
+        found[figure] = {s: measure(recorded(figure, s, store)) for s in ("paper", "cpu")}
+    return found
 
 
 def verdicts(found: Measures | None = None) -> list[Verdict]:
@@ -139,7 +137,7 @@ def markdown_table(judged: Iterable[Verdict] | None = None, *, details: bool = F
     rows = [head, ["---"] * len(head)]
     for verdict in verdicts() if judged is None else judged:
         claim = verdict.claim
-        figure = claim.figure.replace("fig", "Figure ")
+        figure = claim.figure.replace("fig", "Figure ").replace("-", " ")
         row = [figure, claim.statement, f"**{verdict.word}**"]
         rows.append(row + [claim.paper, verdict.found] * details)
     return "\n".join("| " + " | ".join(c.replace("|", "\\|") for c in row) + " |" for row in rows)

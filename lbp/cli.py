@@ -4,9 +4,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import fields
+from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from lbp import cifar10, claims, experiments, reproduce, runner
+from lbp import archive, cifar10, claims, experiments, reproduce, runner
 from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.record import Record
@@ -58,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--jobs", type=int, metavar="N", help=text)
     _add_training(sub)
     command("status", _status, "List each figure's runs: recorded, missing or stale, and times.")
+    text = "Move recorded runs between machines."
+    results = commands.add_parser("results", help=text, description=text)
+    moves = results.add_subparsers(required=True, metavar="pack|add", parser_class=_Parser)
+    text = "Write every record into a new zip file."
+    sub = moves.add_parser("pack", help=text, description=text)
+    sub.add_argument("file", type=Path)
+    sub.set_defaults(command=_pack)
+    text = "Check the records of a zip file and add them; what is recorded here already stays."
+    sub = moves.add_parser("add", help=text, description=text)
+    sub.add_argument("file", type=Path)
+    sub.set_defaults(command=_add)
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
     return parser
 
@@ -146,6 +158,21 @@ def _status(options: argparse.Namespace) -> int:
                 print(f"  {label}: {results.state(label)}\n    {config}")
     print(f"store: {Store().folder}; to compute a stale run again, delete its record")
     return 0
+
+
+def _pack(options: argparse.Namespace) -> int:
+    number = archive.pack(Store(), options.file)
+    print(f"packed {number} {'record' if number == 1 else 'records'} into {options.file}")
+    return 0
+
+
+def _add(options: argparse.Namespace) -> int:
+    merged = archive.merge(archive.unpack(options.file), Store())
+    print(f"{len(merged.added)} added, {len(merged.same)} here already, to {Store().folder}")
+    for record in merged.different:
+        path = Store().path(record.config)
+        print(f"another result is recorded here and stays: {record.config}\n  {path}")
+    return 1 if merged.different else 0
 
 
 def _claims(options: argparse.Namespace) -> int:

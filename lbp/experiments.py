@@ -25,7 +25,7 @@ SEEDS = (0, 1, 2)
 # the grids. Below full scale the batches are smaller, so that the few images give more steps.
 _STAND_IN: dict[str, Any] = {
     "width": 1 / 16, "dataset": "stand-in", "train_images": 200, "test_images": 100, "batch": 50,
-    "epochs": 2,
+    "epochs": 2, "precision": "float32",
 }  # fmt: skip
 _CPU: dict[str, Any] = {"width": 1 / 8, "batch": 32, "precision": "float32"}
 LONG: dict[str, dict[str, Any]] = {
@@ -76,8 +76,6 @@ def _run(
     activation: str, rule: str, pair: Pair, scale: Mapping[str, Any], **more: Any
 ) -> RunConfig:
     options = {"precision": "bf16"} | dict(scale) | more
-    if options.get("dataset") == "stand-in":
-        options["precision"] = "float32"
     return RunConfig(activation=activation, rule=rule, lr=pair[0], l2=pair[1], **options)  # type: ignore[arg-type]
 
 

@@ -1,10 +1,12 @@
-"""What every notebook does with its parameters."""
+"""What every notebook does: check its parameters, list its runs, numbers and verdicts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import ModuleType
 
+from lbp import claims
 from lbp.errors import LbpError, check_choice
-from lbp.experiments import PROFILES
+from lbp.experiments import PROFILES, SCALE_NOTES
+from lbp.reproduce import Results
 
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
@@ -36,3 +38,41 @@ def check_parameters(namespace: Mapping[str, object], **types: type) -> None:
             )
     if "profile" in types:
         check_choice("profile", namespace["profile"], PROFILES)
+
+
+FEW = 12  # runs that are listed one by one
+
+
+def print_runs(results: Sequence[Results]) -> None:
+    """Print what there is at each scale: every run if they are few, else how many."""
+    for result in results:
+        print(f"{result.scale}: {SCALE_NOTES[result.scale]}")
+        if len(result.runs) <= FEW:
+            for label, config in result.runs.items():
+                print(f"  {label}: {result.state(label)}\n    {config}")
+        else:
+            seconds = sum(record.provenance.seconds for record in result.records.values())
+            devices = sorted({r.provenance.device for r in result.records.values()})
+            diverged = sum(r.outcome == "diverged" for r in result.records.values())
+            print(f"  {len(result.records)} of {len(result.runs)} runs recorded", end="")
+            if result.records:
+                print(f", {seconds / 60:.0f} min of training on {'; '.join(devices)}", end="")
+            print(f"; {len(result.stale)} stale, {diverged} diverged")
+        for failure in result.failures:
+            print(f"  failed: {failure.config}: {failure.reason}")
+
+
+def print_measures(found: Mapping[str, Mapping[str, float]]) -> None:
+    """Print measures by scale and name."""
+    for scale, numbers in found.items():
+        print(f"{scale}:" if numbers else f"{scale}: the runs are not complete")
+        for name, value in numbers.items():
+            print(f"  {name}: {value:.4g}")
+
+
+def print_verdicts(figure: str, found: Mapping[str, Mapping[str, float]]) -> None:
+    """Print the verdicts on a figure's claims, given its measures by scale and name."""
+    for verdict in claims.judge_figure(figure, found):
+        print(f"{verdict.claim.statement}")
+        print(f"  paper: {verdict.claim.paper}; found: {verdict.found}")
+        print(f"  {verdict.word}")

@@ -1,10 +1,11 @@
 """The paper's own curves, digitised from its figures."""
 
+import functools
 from dataclasses import dataclass
 
 import pandas as pd
 
-from lbp.errors import LbpError
+from lbp.errors import LbpError, check_choice
 from lbp.paths import PAPER_CURVES
 
 COLUMNS = ["figure", "panel", "curve", "epoch", "low", "mid", "high"]
@@ -20,18 +21,24 @@ class PaperCurve:
     high: list[float]
 
 
-def curves(figure: int, panel: str = "") -> dict[str, PaperCurve]:
-    """Return the curves of a figure's panel by their labels, such as "tanh, linear".
-
-    Raises:
-        LbpError: If the file is damaged or has no such panel.
-    """
+@functools.cache
+def _table() -> pd.DataFrame:
     try:
         table = pd.read_csv(PAPER_CURVES, keep_default_na=False)
     except (OSError, ValueError) as error:
         raise LbpError(f"{PAPER_CURVES} cannot be read ({error}): restore it") from error
     if list(table.columns) != COLUMNS:
         raise LbpError(f"{PAPER_CURVES} is damaged (columns {list(table.columns)}): restore it")
+    return table
+
+
+def curves(figure: int, panel: str = "") -> dict[str, PaperCurve]:
+    """Return the curves of a figure's panel by their labels, such as "tanh, linear".
+
+    Raises:
+        LbpError: If the file is damaged or has no such panel.
+    """
+    table = _table()
     chosen = table[(table["figure"] == figure) & (table["panel"] == panel)]
     if chosen.empty:
         panels = sorted(
@@ -44,3 +51,37 @@ def curves(figure: int, panel: str = "") -> dict[str, PaperCurve]:
         )
         for label, rows in chosen.groupby("curve", sort=False)
     }
+
+
+def long_curves() -> dict[str, PaperCurve]:
+    """Return the curves of Figures 2 and 3, of which no two are of one activation and rule."""
+    return curves(2) | curves(3, "left") | curves(3, "right")
+
+
+SHOWN_RATES = (1e-4, 1e-5)  # the learning rates of Figure 4's two panels
+
+
+def sweep_curve(lr: float, l2: float, rule: str) -> PaperCurve:
+    """Return the curve of Figure 4 that stands for a learning rate, a weight decay and a rule.
+
+    The figure's curves part with time: where several weight decays lie on each other, the digitised
+    curve is called "all l2".
+
+    Raises:
+        LbpError: If the paper's figure has no such curve.
+    """
+    check_choice("learning rate of Figure 4", lr, SHOWN_RATES)
+    panel = curves(4, f"lr {'1e-4' if lr == 1e-4 else '1e-5'}")
+    ours = "l2 0.1" if l2 == 0.1 else "l2 <= 0.01"
+    parts = [panel[name] for part in ("all l2", ours) if (name := f"tanh, {rule}, {part}") in panel]
+    if not parts:
+        raise LbpError(f"Figure 4 has no curve of the rule {rule!r}: choose from bp, linear")
+    # Where the parts overlap, the one that tells the weight decays apart counts.
+    points = {
+        epoch: bounds
+        for part in parts
+        for epoch, *bounds in zip(part.epochs, part.low, part.mid, part.high, strict=True)
+    }
+    epochs = sorted(points)
+    low, mid, high = (list(values) for values in zip(*(points[e] for e in epochs), strict=True))
+    return PaperCurve(epochs, low, mid, high)

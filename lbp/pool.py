@@ -25,6 +25,7 @@ from lbp.runner import Budget, Trainers, discard_checkpoint, run
 from lbp.store import Store
 
 OUT_OF_MEMORY = "out of GPU memory"
+MOST_JOBS = 64
 
 
 @dataclass(frozen=True)
@@ -75,18 +76,17 @@ def train_all(
     Raises:
         LbpError: If an argument is out of range, or a worker process died.
     """
+    check_jobs(jobs)
     cores = (
         len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     )
     on_gpu = devices[0].type == "cuda"
     if jobs is None:
-        jobs = len(devices) if on_gpu else cores
-    if not 1 <= jobs <= 64:
-        raise LbpError(f"jobs = {jobs} is out of range: choose from 1 to 64")
+        jobs = len(devices) if on_gpu else min(cores, MOST_JOBS)
     jobs = max(1, min(jobs, len(configs)))
     board = _Board(configs)
     with Budget(minutes) as budget:
-        # One after the other in this process; where the first try was alone, a second is no use.
+        # One after the other in this process, also for the second try of what lacked memory.
         alone = _Worker(data_root, devices[0], store, checkpoints, budget, board.show)
         try:
             if jobs == 1 and len(devices) == 1:
@@ -102,6 +102,12 @@ def train_all(
             ]
         finally:
             board.close()
+
+
+def check_jobs(jobs: int | None) -> None:
+    """Raise `LbpError` unless this many runs may be trained at once."""
+    if jobs is not None and not 1 <= jobs <= MOST_JOBS:
+        raise LbpError(f"jobs = {jobs} is out of range: choose from 1 to {MOST_JOBS}")
 
 
 class _Worker:
@@ -255,7 +261,7 @@ class _Board:
         self._start = self._last_line = time.monotonic()
         self._before: dict[str, float] = {}  # what was done before this call, by checkpoints
         self._bar = tqdm(
-            total=round(self._total / 1e12, 3),
+            total=self._total / 1e12,
             unit=" TFLOP",
             disable=not sys.stderr.isatty(),
             dynamic_ncols=True,
@@ -273,13 +279,15 @@ class _Board:
             of = f"epoch {row.epoch}/{progress.config.epochs}"
             text = f"{of}, loss {row.train_loss:.3f}, test {100 - row.test_error:.1f} %"
             self._bar.set_postfix_str(f"{_name(progress.config)}: {text}", refresh=False)
-        self._bar.n = done / 1e12
+        before = sum(self._flop[k] * share for k, share in self._before.items())
+        self._bar.n, self._bar.initial = done / 1e12, before / 1e12  # the rate is of the difference
         self._bar.refresh()
         last = progress.row is not None and progress.share == 1
         now = time.monotonic()
         if self._bar.disable and text and (last or now - self._last_line > self.SECONDS):
             self._last_line = now
-            left = tqdm.format_interval(self._seconds_left(done))
+            rate = (done - before) / max(1e-9, now - self._start)
+            left = tqdm.format_interval((self._total - done) / rate if rate > 0 else 0.0)
             finished = sum(share == 1 for share in self._share.values())
             runs = f"{finished} of {len(self._share)} runs, about {left} left"
             print(f"{_name(progress.config)}: {text} ({runs})", file=sys.stderr, flush=True)
@@ -287,11 +295,6 @@ class _Board:
     def close(self) -> None:
         """Leave the terminal as it was found."""
         self._bar.close()
-
-    def _seconds_left(self, done: float) -> float:
-        before = sum(self._flop[key] * share for key, share in self._before.items())
-        rate = (done - before) / max(1e-9, time.monotonic() - self._start)
-        return (self._total - done) / rate if rate > 0 else 0.0
 
 
 def _name(config: RunConfig) -> str:

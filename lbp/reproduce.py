@@ -132,7 +132,8 @@ def reproduce(
         with tempfile.TemporaryDirectory() as folder:
             thrown_away = Store(Path(folder) / "results")
             place = Path(folder) / "checkpoints"
-            return _trained(figures, scale, device, jobs or 1, minutes, data, thrown_away, place)
+            jobs = 1 if jobs is None else jobs
+            return _trained(figures, scale, device, jobs, minutes, data, thrown_away, place)
     return _trained(figures, scale, device, jobs, minutes, data, store, checkpoints)
 
 
@@ -174,12 +175,13 @@ def train_missing(
     Raises:
         LbpError: As `reproduce`.
     """
+    runner.Budget(minutes)  # a wrong number is an error even when there is nothing to train
+    pool.check_jobs(jobs)
     store = store or Store()
     missing = [config for config in configs if store.get(config) is None]
     root = cifar10.data_root(data)
     if any(config.dataset == "cifar10" for config in missing):
         cifar10.verify(root)
-    runner.Budget(minutes)  # a wrong number is an error even when there is nothing to train
     if not missing:
         return []
     return pool.train_all(

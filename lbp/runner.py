@@ -132,12 +132,14 @@ class Trainers:
         """Return a trainer that stands at the beginning of the run.
 
         Raises:
-            LbpError: If CIFAR-10 is missing or damaged.
+            LbpError: If CIFAR-10 is missing or damaged, or the device has no such precision.
         """
         program = config.program
+        if config.precision == "tf32" and self.device.type == "cpu":
+            raise LbpError("precision 'tf32' needs a CUDA GPU: choose float32 or bf16 on the CPU")
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        _set_up_backends(config.precision)
+        _set_up_backends(config.precision, self.device)
         trainer = self._trainers.pop(program, None)
         if trainer is None:
             trainer = Trainer(config, self._images(config))
@@ -222,6 +224,8 @@ def run(
         written: Future[None] | None = None
         while len(rows) < config.epochs and not _diverged(rows):
             if budget.spent(rows[-1].seconds if rows else 0.0):
+                if written:
+                    written.result()
                 return None
             rows.append(trainer.epoch(on_batch))
             if len(rows) in glances(config.epochs):
@@ -248,7 +252,10 @@ def _diverged(rows: list[Epoch]) -> bool:
     return bool(rows) and not math.isfinite(rows[-1].train_loss)
 
 
-def _set_up_backends(precision: str) -> None:
+def _set_up_backends(precision: str, device: torch.device) -> None:
+    if device.type == "cuda":
+        # All trainers compile the same function; after 8 versions of it PyTorch would refuse.
+        torch._dynamo.config.recompile_limit = 256
     tf32 = precision != "float32"
     torch.backends.cuda.matmul.allow_tf32 = tf32
     torch.backends.cudnn.allow_tf32 = tf32
@@ -274,6 +281,9 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     try:
         torch.save(state, temporary)
         os.replace(temporary, path)
+    except (OSError, RuntimeError) as error:  # torch.save raises either when the disk is full
+        reason = str(error).partition("\n")[0]
+        raise LbpError(f"the checkpoint {path} cannot be written ({reason[:120]})") from error
     finally:
         temporary.unlink(missing_ok=True)
 

@@ -46,17 +46,19 @@ def test_a_last_batch_of_one_image_is_refused():
     RunConfig(train_images=100, held_out=10, batch=9)
 
 
+OTHER = {  # than the defaults
+    "activation": "relu", "rule": "bp", "width": 0.5, "batch_norm": False, "init": "he",
+    "head": "mlp", "dataset": "stand-in", "train_images": 100, "held_out": 10,
+    "test_images": 100, "normalisation": "unit", "augment": True, "lr": 0.5, "l2": 0.5,
+    "momentum": 0.5, "batch": 64, "epochs": 5, "seed": 5, "precision": "bf16",
+}  # fmt: skip
+
+
 def test_every_field_decides_the_name():
-    other = {
-        "activation": "relu", "rule": "bp", "width": 0.5, "batch_norm": False, "init": "he",
-        "head": "mlp", "dataset": "stand-in", "train_images": 100, "held_out": 10,
-        "test_images": 100, "normalisation": "unit", "augment": True, "lr": 0.5, "l2": 0.5,
-        "momentum": 0.5, "batch": 64, "epochs": 5, "seed": 5, "precision": "bf16",
-    }  # fmt: skip
     only_choice = {"model"}
-    assert other.keys() | only_choice == {field.name for field in fields(RunConfig)}
-    keys = {replace(RunConfig(), **{name: value}).key for name, value in other.items()}
-    assert len(keys | {RunConfig().key}) == len(other) + 1
+    assert OTHER.keys() | only_choice == {field.name for field in fields(RunConfig)}
+    keys = {replace(RunConfig(), **{name: value}).key for name, value in OTHER.items()}
+    assert len(keys | {RunConfig().key}) == len(OTHER) + 1
 
 
 def test_equal_runs_have_equal_names():
@@ -89,3 +91,13 @@ def test_missing_and_unknown_fields_are_told():
 def test_steps_per_epoch_are_the_papers():
     assert RunConfig().steps_per_epoch == 391
     assert RunConfig(held_out=5000).steps_per_epoch == 352
+
+
+def test_runs_of_one_program_differ_in_lr_l2_seed_and_length_only():
+    config = RunConfig(lr=0.5, l2=0.25, seed=3, epochs=7, momentum=0.9, head="mlp")
+    assert replace(config, lr=0.1, l2=0.0, seed=1, epochs=2).program == config.program
+    for field in fields(RunConfig):
+        alike = field.name in ("lr", "l2", "seed", "epochs", "model")  # there is one model
+        if not alike:
+            other = OTHER[field.name]
+            assert replace(RunConfig(), **{field.name: other}).program != RunConfig().program

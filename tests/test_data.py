@@ -6,7 +6,6 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from torch.nn import functional as F
 
 from lbp import cifar10, data
 from lbp.config import RunConfig
@@ -29,7 +28,7 @@ def test_data_root_is_the_argument_then_the_variable_then_the_projects(monkeypat
 
 def test_no_data_says_what_to_run(tmp_path):
     with pytest.raises(LbpError, match=r"^no CIFAR-10 in .*: run `lbp data`, or name its folder"):
-        cifar10.load(tmp_path, train=True)
+        cifar10.load(tmp_path)
 
 
 def test_a_damaged_and_a_missing_file_are_named(tmp_path):
@@ -57,12 +56,17 @@ def test_one_flipped_byte_is_noticed(tmp_path):
 
 @needs_cifar10
 def test_the_images_are_those_of_the_files():
-    images, labels = cifar10.load(ROOT, train=False)
-    with (cifar10.folder(ROOT) / "test_batch").open("rb") as file:
-        raw = pickle.load(file, encoding="latin1")
-    assert images.dtype == torch.uint8
-    np.testing.assert_array_equal(images.reshape(10_000, -1), raw["data"])
-    assert labels.tolist() == raw["labels"]
+    halves = cifar10.load(ROOT)
+    batches = [[f"data_batch_{number}" for number in range(1, 6)], ["test_batch"]]
+    for (images, labels), names in zip(halves, batches, strict=True):
+        raw = []
+        for name in names:
+            with (cifar10.folder(ROOT) / name).open("rb") as file:
+                raw.append(pickle.load(file, encoding="latin1"))
+        assert images.dtype == torch.uint8
+        pixels = np.concatenate([part["data"] for part in raw])
+        np.testing.assert_array_equal(images.reshape(len(labels), -1), pixels)
+        assert labels.tolist() == [label for part in raw for label in part["labels"]]
 
 
 @needs_cifar10
@@ -114,25 +118,42 @@ def test_normalise_against_numpy(kind):
     if kind == "channel":
         mean, std = np.array(data.CHANNEL_MEAN), np.array(data.CHANNEL_STD)
         expected = (expected - mean[:, None, None]) / std[:, None, None]
-    found = data.normalise(images, kind)
+    found = data.Normalise(kind)(images)
     assert found.dtype == torch.float32
     np.testing.assert_allclose(found, expected, atol=1e-5)
 
 
-def test_augment_crops_and_flips_each_image_by_itself():
+def augmented_slowly(image: np.ndarray, row: int, column: int, flip: int) -> np.ndarray:
+    padded = np.zeros((3, 40, 40), np.uint8)
+    padded[:, 4:36, 4:36] = image
+    crop = padded[:, row : row + 32, column : column + 32]
+    return crop[:, :, ::-1] if flip else crop
+
+
+def test_augment_against_a_loop_over_images():
+    images = data.stand_in(170, seed=5).images
+    offsets = [(row, column, flip) for row in range(9) for column in range(9) for flip in (0, 1)]
+    drawn = torch.tensor([*offsets, *offsets[:8]])  # every one there is
+    found = data.augment(images, drawn)
+    assert found.dtype == torch.uint8
+    for image, (row, column, flip), augmented in zip(images, drawn.tolist(), found, strict=True):
+        expected = augmented_slowly(image.numpy(), row, column, flip)
+        np.testing.assert_array_equal(augmented, expected)
+    assert torch.equal(data.augment(images[:1], torch.tensor([[4, 4, 0]])), images[:1])
+
+
+def test_each_crop_and_flip_is_drawn_as_often_and_for_itself():
     torch.manual_seed(0)
-    images = torch.randint(1, 256, (64, 3, 32, 32), dtype=torch.uint8)
-    padded = F.pad(images, (4, 4, 4, 4))
-    found = data.augment(images)
-    flips = 0
-    for image, augmented in zip(padded, found, strict=True):
-        crops = {
-            (flip, row, column): torch.equal(crop.flip(-1) if flip else crop, augmented)
-            for row in range(9)
-            for column in range(9)
-            for crop in [image[:, row : row + 32, column : column + 32]]
-            for flip in (False, True)
-        }
-        assert sum(crops.values()) == 1
-        flips += next(key for key, same in crops.items() if same)[0]
-    assert 16 < flips < 48
+    number = 9000
+    drawn = data.draw_augmentation(number)
+    assert drawn.shape == (number, 3)
+    assert drawn.dtype == torch.int64
+    for column, choices in enumerate((9, 9, 2)):
+        counts = torch.bincount(drawn[:, column])
+        assert len(counts) == choices
+        expected = number / choices
+        assert (counts - expected).abs().max() < 5 * np.sqrt(expected)  # five standard deviations
+    assert np.abs(np.corrcoef(drawn.numpy().T)[np.triu_indices(3, 1)]).max() < 0.06
+    assert not torch.equal(drawn, data.draw_augmentation(number))
+    torch.manual_seed(0)
+    assert torch.equal(drawn, data.draw_augmentation(number))

@@ -14,7 +14,8 @@ from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.paths import RESULTS
 from lbp.provenance import code_digest, fingerprint
-from lbp.record import Epoch, Provenance, Record
+from lbp.record import Epoch, Layers, Provenance, Record
+from lbp.runner import glances
 from lbp.store import Store
 
 PROVENANCE = Provenance(
@@ -23,6 +24,8 @@ PROVENANCE = Provenance(
     finished="2026-01-01T00:00:00+00:00", seconds=1.5,
 )  # fmt: skip
 
+LAYERS = Layers(0, [0.5], [2.0], [1.5], [0.25], [1.0], [0.125])
+
 
 def epoch(number: int, loss: float = 1.5) -> Epoch:
     return Epoch(number, loss, 50.0, 1.25, 60.0, 10.0, 59.0, 61.0, None, 3.5, 0.25)
@@ -30,7 +33,7 @@ def epoch(number: int, loss: float = 1.5) -> Epoch:
 
 def record(epochs: int = 2, **config) -> Record:
     rows = [epoch(number) for number in range(1, epochs + 1)]
-    return Record(RunConfig(epochs=epochs, **config), "finished", rows, PROVENANCE)
+    return Record(RunConfig(epochs=epochs, **config), "finished", rows, [LAYERS], PROVENANCE)
 
 
 def test_a_record_comes_back_as_it_was(tmp_path):
@@ -44,8 +47,12 @@ def test_a_record_comes_back_as_it_was(tmp_path):
 
 def test_a_diverged_record_comes_back(tmp_path):
     rows = [epoch(1), replace(epoch(2, math.nan), test_loss=math.inf)]
-    Store(tmp_path).add(Record(RunConfig(epochs=9), "diverged", rows, PROVENANCE))
+    layers = [LAYERS, replace(LAYERS, epoch=2, update=[math.inf], cosine=[math.nan])]
+    Store(tmp_path).add(Record(RunConfig(epochs=9), "diverged", rows, layers, PROVENANCE))
     found = Store(tmp_path).get(RunConfig(epochs=9))
+    assert found.layers[0] == LAYERS
+    assert math.isnan(found.layers[1].cosine[0])
+    assert found.layers[1].weight == LAYERS.weight
     assert found.outcome == "diverged"
     assert len(found.epochs) == 2
     assert math.isnan(found.epochs[1].train_loss)
@@ -89,6 +96,10 @@ DAMAGES = {
     "an impossible config": lambda text: text.replace('"lr": 0.001', '"lr": -1'),
     "an outcome unknown": lambda text: text.replace('"finished"', '"fine"', 1),
     "a loss gone": lambda text: text.replace("[1.5, 1.5]", "[1.5, null]"),
+    "a glance lost": lambda text: text.replace('"saturated": [[0.125]]', '"saturated": []'),
+    "a layer's number lost": lambda text: text.replace("[[0.125]]", "[[true]]"),
+    "a column of layers lost": lambda text: text.replace('"cosine"', '"sine"'),
+    "no layers": lambda text: text.replace('"layers"', '"layer"'),
     "no provenance": lambda text: text.replace('"commit"', '"comit"'),
     "a list": lambda text: "[]",
 }
@@ -111,7 +122,11 @@ def test_a_damaged_record_is_named(tmp_path, damage):
 
 def test_every_committed_record_is_whole_and_says_where_it_comes_from():
     tracked = subprocess.run(
-        ["git", "ls-files", "*.json"], cwd=RESULTS, capture_output=True, text=True, check=True
+        ["git", "ls-files", f"{RESULTS.name}/*.json"],
+        cwd=RESULTS.parent,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     names = {Path(line).stem for line in tracked.stdout.splitlines()}
     records = [record for record in Store(RESULTS) if record.config.key in names]
@@ -121,6 +136,8 @@ def test_every_committed_record_is_whole_and_says_where_it_comes_from():
         assert found.provenance.dirty is False
         assert found.provenance.seconds > 0
         assert found.config.dataset == "cifar10"
+        looked = [glance.epoch for glance in found.layers]
+        assert looked == sorted(e for e in glances(found.config.epochs) if e <= len(found.epochs))
 
 
 CODE = '"""Doc."""\nx = 1\ndef f(a):\n    """Say."""\n    return a + 1\n'

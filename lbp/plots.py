@@ -177,12 +177,11 @@ def _panel(
     curves: Mapping[str, PaperCurve],
 ) -> _Panel:
     """Collect the runs with these labels under their names; several seeds have one name."""
+    stale = result.stale
     runs: dict[str, list[Record]] = {}
     for label, name in names.items():
-        if label in result.stale:
-            continue
         found = runs.setdefault(name, [])
-        if label in result.records:
+        if label in result.records and label not in stale:
             found.append(result.records[label])
     configs = [result.runs[label] for label in names]
     epochs = max(config.epochs for config in configs)

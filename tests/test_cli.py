@@ -221,7 +221,11 @@ def test_reproduce_tells_what_failed_and_does_the_rest(few, capsys, empty_store,
     assert {record.config for record in Store(empty_store)} == {a, c}
 
 
-def test_the_options_reach_the_training(few, monkeypatch, tmp_path):
+def test_the_options_and_what_is_missing_reach_the_training(
+    few, monkeypatch, tmp_path, empty_store
+):
+    a, b, c = few
+    Store(empty_store).add(record_of(b))
     given = {}
 
     def spy(configs, **options):
@@ -234,11 +238,12 @@ def test_the_options_reach_the_training(few, monkeypatch, tmp_path):
     assert cli.main(["reproduce", "all", *options.split()]) == 1
     assert [str(device) for device in given["devices"]] == ["cuda:1", "cuda:0"]
     assert (given["jobs"], given["minutes"], given["data_root"]) == (5, 3.0, tmp_path)
-    assert given["configs"] == list(few)[::-1]
+    assert given["configs"] == [c, a]
     assert cli.main(["reproduce", "all", "--profile", "paper"]) == 1
     assert (given["jobs"], given["minutes"]) == (None, None)
     assert [str(device) for device in given["devices"]] == ["cuda:0"]
     assert cli.main(["reproduce", "all", "--profile", "smoke"]) == 1
+    assert given["configs"] == [c, b, a]  # those are stored elsewhere
     assert given["jobs"] == 1  # tiny runs are not worth the start of processes
 
 

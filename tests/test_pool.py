@@ -299,7 +299,7 @@ def test_ctrl_c_stops_all_workers_after_the_epoch_in_progress(
 
     monkeypatch.setattr(pool._Board, "show", told)
     handler = signal.getsignal(signal.SIGINT)
-    endless = [replace(run, epochs=100_000) for run in RUNS]
+    endless = [replace(run, epochs=400) for run in RUNS]  # half a minute or more
     assert place.train(endless, jobs=2) == []
     assert signal.getsignal(signal.SIGINT) is handler
     assert capsys.readouterr().err.count("stopping after this epoch") == 1

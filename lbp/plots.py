@@ -211,7 +211,7 @@ def _draw(rows: Sequence[Sequence[_Panel]], *, legend_below: bool = False) -> Fi
         for panel, axes in zip(row, axes_row, strict=True):
             _draw_panel(axes, panel)
             if not legend_below:
-                axes.legend(loc="lower right", fontsize=9)
+                axes.legend(loc="lower right", bbox_to_anchor=(1, 0.1), fontsize=9)
         axes_row[0].set_ylabel("test accuracy (%)")
     if legend_below:
         entries: dict[str, Any] = {}
@@ -242,8 +242,12 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
             seeds = f" ({len(records)} seeds)" if len(records) > 1 else ""
             label = f"{name}: this book{seeds}" if index == 0 else None
             _run_curve(axes, record, panel.colours[name], label, per_epoch)
-    for name in (name for name, records in panel.runs.items() if not records):
-        axes.plot([], [], color="none", label=f"{name}: not yet run")
+    if not any(panel.runs.values()):
+        text = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
+        axes.text(0.5, 0.04, "this book: not yet run", **text)
+    else:
+        for name in (name for name, records in panel.runs.items() if not records):
+            axes.plot([], [], color="none", label=f"{name}: not yet run")
     axes.set_title(f"{panel.title}\n({_SCALE_TITLES[panel.scale]})")
     axes.set_xlabel("epoch" if full else "steps of SGD (thousands)")
     axes.set_xlim(0, last * 1.02)

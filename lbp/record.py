@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from typing import Any, Literal, get_args, get_origin
 
 from lbp.config import RunConfig
 from lbp.errors import LbpError, check_choice
@@ -142,7 +142,8 @@ def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]
     if sorted(columns) != sorted(names):
         raise LbpError(f"its {kind.__name__} hold {sorted(columns)}, not {sorted(names)}")
     rows = zip(*(columns[name] for name in names), strict=True)
-    return [kind(*map(_number, names, row)) for row in rows]
+    listed = [get_origin(field.type) is list for field in fields(kind)]
+    return [kind(*map(_value, names, listed, row)) for row in rows]
 
 
 def _plain(value: Any, digits: int) -> Any:
@@ -154,9 +155,14 @@ def _plain(value: Any, digits: int) -> Any:
     return value
 
 
+def _value(name: str, listed: bool, value: Any) -> Any:
+    """Read a field of an epoch's log, or of a glance, where most are lists of numbers."""
+    if isinstance(value, list) != listed:
+        raise LbpError(f"{name} holds {value!r}, which is {'no' if listed else 'a'} list")
+    return [_number(name, entry) for entry in value] if listed else _number(name, value)
+
+
 def _number(name: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return [_number(name, entry) for entry in value]
     if value is None and name != "held_out_error":
         return math.nan
     if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):

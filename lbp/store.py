@@ -44,9 +44,19 @@ class Store:
 
         Returns:
             Whether the record was added.
+
+        Raises:
+            LbpError: If it cannot be written, as on a full disk.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
         path = self.path(record.config)
+        try:
+            return self._write(record, path)
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            raise LbpError(f"the record {path} cannot be written ({reason})") from error
+
+    def _write(self, record: Record, path: Path) -> bool:
+        self.folder.mkdir(parents=True, exist_ok=True)
         handle, temporary = tempfile.mkstemp(dir=self.folder, suffix=".part")
         try:
             with os.fdopen(handle, "w", encoding="utf-8") as file:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
@@ -22,6 +23,12 @@ PARTS = (
     "README.md",
 )
 IGNORED = shutil.ignore_patterns("__pycache__", "cifar-10*", "checkpoints", ".ipynb_checkpoints")
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> None:
+    """Compute with one thread, which small steps are fastest with, and which rounds as one."""
+    torch.set_num_threads(1)
 
 
 @dataclass

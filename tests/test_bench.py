@@ -26,12 +26,6 @@ def flat(tensors) -> torch.Tensor:
     return torch.cat([x.detach().flatten() for x in tensors])
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    with bench.one_thread():  # where other programs want the cores, two wait for each other
-        yield
-
-
 @pytest.fixture(scope="module")
 def split():
     return data.load(SMALL, Path(), CPU)

@@ -29,14 +29,6 @@ SCALES = ("paper", "cpu")
 
 
 @pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
-@pytest.fixture(autouse=True)
 def empty_store(tmp_path, monkeypatch):
     """Keep the project's own store and checkpoints out of it."""
     folder = tmp_path / "results"

@@ -26,14 +26,6 @@ TINY = replace(SMALL, train_images=50, test_images=20, batch=25, epochs=2)
 RUNS = [replace(TINY, seed=seed) for seed in (0, 1, 2)]
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 class Place:
     """A store and checkpoints in a new folder."""
 

@@ -20,14 +20,6 @@ from tests.test_train import CPU, SMALL, state
 LABELS = torch.arange(10).repeat(2)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def images(number: int = 20) -> torch.Tensor:
     return torch.randn(number, 3, 32, 32, generator=torch.Generator().manual_seed(1))
 

@@ -1,5 +1,6 @@
 """Records and their store: nothing lost, nothing overwritten, nothing damaged in silence."""
 
+import errno
 import json
 import math
 import multiprocessing
@@ -69,6 +70,17 @@ def test_the_first_result_of_a_run_stays(tmp_path):
     assert len(list(tmp_path.iterdir())) == 1  # no temporary file is left
 
 
+def test_a_record_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+    def fail(source, target):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.link", fail)
+    path = Store(tmp_path).path(record().config)
+    with pytest.raises(LbpError, match=f"the record {path} cannot be written .No space left"):
+        Store(tmp_path).add(record())
+    assert list(tmp_path.iterdir()) == []
+
+
 def _add_many(folder, device: str) -> int:
     provenance = replace(PROVENANCE, device=device)
     return sum(
@@ -100,6 +112,8 @@ DAMAGES = {
     "a layer's number lost": lambda text: text.replace("[[0.125]]", "[[true]]"),
     "a column of layers lost": lambda text: text.replace('"cosine"', '"sine"'),
     "no layers": lambda text: text.replace('"layers"', '"layer"'),
+    "a list for a number": lambda text: text.replace("[60.0, 60.0]", "[60.0, [60.0]]"),
+    "a number for a list": lambda text: text.replace('"cosine": [[0.25]]', '"cosine": [0.25]'),
     "no provenance": lambda text: text.replace('"commit"', '"comit"'),
     "a list": lambda text: "[]",
 }

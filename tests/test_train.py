@@ -30,15 +30,6 @@ compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:Depre
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    """So small steps are slower in two threads, which would also round differently."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def train(
     config=SMALL, checkpoints: Path | None = None, budget=None, on_epoch=None, trainers=None
 ) -> Record | None:
@@ -264,13 +255,13 @@ def test_one_process_may_compile_every_program_of_a_scale(monkeypatch):
         assert 8 < len(programs) < torch._dynamo.config.recompile_limit
 
 
-@compiles
+@pytest.mark.filterwarnings("default")  # the compiler gives advice
 @needs_gpu
 def test_a_captured_step_is_that_of_the_cpu_and_reads_each_runs_own_numbers():
-    config = replace(SMALL, lr=0.003, momentum=0.9)
+    config = replace(SMALL, lr=1e-4, momentum=0.9)
     trainers = [runner.Trainers(Path(), device) for device in (CPU, torch.device("cuda:0"))]
     ends = []
-    for run in (config, replace(config, lr=0.01), replace(config, l2=3.0)):
+    for run in (config, replace(config, lr=1e-3), replace(config, l2=3.0)):
         updates, losses = [], []
         for one in trainers:
             trainer = one.get(run)
@@ -283,10 +274,10 @@ def test_a_captured_step_is_that_of_the_cpu_and_reads_each_runs_own_numbers():
     assert len({end.norm().item() for end in ends[1::2]}) == 3
 
 
-@compiles
+@pytest.mark.filterwarnings("default")  # the compiler gives advice
 @needs_gpu
 def test_a_used_trainer_on_a_gpu_starts_afresh():
-    config = replace(SMALL, momentum=0.9, head="mlp", augment=True)
+    config = replace(SMALL, lr=1e-4, momentum=0.9, head="mlp", augment=True)
     device = torch.device("cuda:0")
     used = Trainer(config, data.load(config, Path(), device))
     first = used.epoch()
@@ -296,7 +287,7 @@ def test_a_used_trainer_on_a_gpu_starts_afresh():
     assert used.epoch().train_loss == pytest.approx(first.train_loss, rel=1e-3)
 
 
-@compiles
+@pytest.mark.filterwarnings("default")  # the compiler gives advice
 @needs_gpu
 def test_bf16_on_a_gpu_learns_the_stand_in():
     config = replace(
@@ -310,12 +301,11 @@ def test_bf16_on_a_gpu_learns_the_stand_in():
 
 
 def test_training_learns_the_stand_in():
-    record = train(
-        replace(SMALL, train_images=500, epochs=5, activation="relu", rule="bp", lr=0.05)
-    )
+    config = replace(SMALL, train_images=500, test_images=100, epochs=5, lr=0.05)
+    record = train(replace(config, activation="relu", rule="bp"))
     assert record.outcome == "finished"
     assert record.epochs[-1].train_loss < record.epochs[0].train_loss - 0.2
-    assert max(record.test_accuracy) > 25  # guessing is 10
+    assert max(record.test_accuracy) > 20  # guessing is 10
 
 
 def test_the_rule_changes_the_training():

@@ -65,6 +65,13 @@ RECIPES: dict[str, dict[str, Any]] = {
 }
 RECIPE_PAIRS: tuple[Pair, ...] = ((1e-4, 1e-1), (1e-4, 1e-4), (1e-5, 1e-4))
 
+# How the width, which the reduced scale changes most, changes the beginning of the curves.
+WIDTHS: dict[str, tuple[float, ...]] = {
+    "paper": (1 / 4, 1 / 2, 1),
+    "cpu": (1 / 16, 1 / 8, 1 / 4),
+    "smoke": (1 / 32, 1 / 16),
+}
+
 # Is it only a larger step? The paper's learning rates and two above them.
 EXTENDED_LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 EXTENDED_WEIGHT_DECAYS = (1e-1, 1e-4)
@@ -143,6 +150,16 @@ def _recipe(scale: str, pairs: Pairs) -> Runs:
     }
 
 
+def _width(scale: str, pairs: Pairs) -> Runs:
+    return {
+        f"width {width:g}, {rule}": _run(
+            "tanh", rule, (1e-4, 1e-1), SHORT[scale] | {"width": width}
+        )
+        for width in WIDTHS[scale]
+        for rule in RULES
+    }
+
+
 def _larger_step(scale: str, pairs: Pairs) -> Runs:
     rates = (1e-3, 1e-1) if scale == "smoke" else EXTENDED_LEARNING_RATES
     return _labelled(_grid("tanh", scale, rates, EXTENDED_WEIGHT_DECAYS), pair=True)
@@ -168,6 +185,7 @@ _BUILDERS = {
     "relu-grid": _relu_grid,
     "larger-step": _larger_step,
     "precision": _precision,
+    "width": _width,
 }
 FIGURES = tuple(_BUILDERS)
 
@@ -202,6 +220,7 @@ def by_importance(scale: str, pairs: Pairs = INFERRED_PAIRS) -> list[RunConfig]:
         *runs("relu-grid", scale).values(),
         *runs("larger-step", scale).values(),
         *runs("precision", scale).values(),
+        *runs("width", scale).values(),
     ]
     return list(dict.fromkeys(ordered))
 

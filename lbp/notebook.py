@@ -6,6 +6,7 @@ from types import ModuleType
 from lbp import claims
 from lbp.errors import LbpError, check_choice
 from lbp.experiments import PROFILES, SCALE_NOTES
+from lbp.models import training_flop
 from lbp.reproduce import Results
 
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
@@ -40,24 +41,30 @@ def check_parameters(namespace: Mapping[str, object], **types: type) -> None:
         check_choice("profile", namespace["profile"], PROFILES)
 
 
-FEW = 12  # runs that are listed one by one
+FEW = 9  # runs that are listed one by one
 
 
 def print_runs(results: Sequence[Results]) -> None:
     """Print what there is at each scale: every run if they are few, else how many."""
     for result in results:
         print(f"{result.scale}: {SCALE_NOTES[result.scale]}")
-        if len(result.runs) <= FEW:
+        records = result.records.values()
+        missing = sum(training_flop(result.runs[label]) for label in result.missing) / 1e15
+        text = f"  {len(records)} of {len(result.runs)} runs recorded"
+        if records:
+            minutes = sum(record.provenance.seconds for record in records) / 60
+            devices = "; ".join(sorted({record.provenance.device for record in records}))
+            text += f", {minutes:.0f} min of training on {devices}"
+        if missing:
+            text += f"; {missing:,.3g} PFLOP of arithmetic are missing"
+        diverged = [label for label, r in result.records.items() if r.outcome == "diverged"]
+        for word, labels in (("stale", result.stale), ("diverged", diverged)):
+            if labels:
+                text += f"; {word}: {'; '.join(labels)}"
+        print(text)
+        if records and len(result.runs) <= FEW:
             for label, config in result.runs.items():
                 print(f"  {label}: {result.state(label)}\n    {config}")
-        else:
-            seconds = sum(record.provenance.seconds for record in result.records.values())
-            devices = sorted({r.provenance.device for r in result.records.values()})
-            diverged = sum(r.outcome == "diverged" for r in result.records.values())
-            print(f"  {len(result.records)} of {len(result.runs)} runs recorded", end="")
-            if result.records:
-                print(f", {seconds / 60:.0f} min of training on {'; '.join(devices)}", end="")
-            print(f"; {len(result.stale)} stale, {diverged} diverged")
         for failure in result.failures:
             print(f"  failed: {failure.config}: {failure.reason}")
 

@@ -243,8 +243,8 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
             label = f"{name}: this book{seeds}" if index == 0 else None
             _run_curve(axes, record, panel.colours[name], label, per_epoch)
     if not any(panel.runs.values()):
-        text = {"ha": "center", "va": "bottom", "transform": axes.transAxes}
-        axes.text(0.5, 0.04, "this book: not yet run", **text)
+        place = axes.transAxes
+        axes.text(0.5, 0.04, "this book: not yet run", ha="center", va="bottom", transform=place)
     else:
         for name in (name for name, records in panel.runs.items() if not records):
             axes.plot([], [], color="none", label=f"{name}: not yet run")

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from lbp import archive, cifar10, claims, experiments, reproduce, runner
+from lbp import archive, cifar10, experiments, reproduce, runner
 from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.record import Record
@@ -176,6 +176,9 @@ def _add(options: argparse.Namespace) -> int:
 
 
 def _claims(options: argparse.Namespace) -> int:
+    # Here, so that a machine that only trains needs no more packages than PyTorch's and tqdm.
+    from lbp import claims
+
     for verdict in claims.verdicts():
         claim = verdict.claim
         print(f"{claim.id}: {verdict.word}")

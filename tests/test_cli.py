@@ -63,7 +63,7 @@ def record_of(config):
         ("train --colour red", "unrecognized arguments: --colour red"),
         ("train --data /nowhere", "no CIFAR-10 in /nowhere: run `lbp data`"),
         ("reproduce fig9", "unknown figure 'fig9': choose from recipe, fig2"),
-        ("reproduce fig9", ", precision, all"),
+        ("reproduce fig9", ", width, all"),
         ("reproduce fig2 --profile gpu", "unknown profile 'gpu': choose from recorded"),
         ("reproduce fig2 --profile cpu --data /nowhere", "no CIFAR-10 in /nowhere"),
         ("reproduce all --profile cpu --data /nowhere", "no CIFAR-10 in /nowhere"),
@@ -295,3 +295,19 @@ def test_as_a_process_no_traceback_and_status_2():
     help_text = subprocess.run([command, "train", "--help"], capture_output=True, text=True).stdout
     for word in ("--rule", "--lr", "--width", "--minutes", "--device", "--no-batch-norm"):
         assert word in help_text
+
+
+@pytest.mark.slow
+def test_training_needs_few_packages():
+    """A rented GPU machine may have PyTorch and little else."""
+    absent = ("scipy", "yaml", "matplotlib", "seaborn", "pandas", "papermill", "IPython")
+    code = f"""
+import sys
+for name in {absent}:
+    sys.modules[name] = None  # importing it fails
+from lbp import cli
+sys.exit(cli.main(["reproduce", "fig9"]))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2
+    assert done.stderr.startswith("lbp: unknown figure 'fig9'")

@@ -59,8 +59,9 @@ def test_full_scale_is_the_papers():
     all_runs = by_importance("paper")
     for config in all_runs:
         assert config.precision == "bf16" or config in runs("precision", "paper").values()
-        scale = (config.dataset, config.width, config.train_images, config.test_images)
-        assert scale == ("cifar10", 1.0, 50_000, 10_000)
+        scale = (config.dataset, config.train_images, config.test_images)
+        assert scale == ("cifar10", 50_000, 10_000)
+        assert config.width == 1 or config in runs("width", "paper").values()
         assert (config.batch, config.held_out, config.model) == (128, 0, "vgg19")
         assert config.epochs in (100, 1000)
 
@@ -138,6 +139,15 @@ def test_the_precisions_are_compared_by_seed():
                 assert (one.precision, other.precision) == (exact, "bf16")
                 assert replace(one, precision="bf16") == other
                 assert (one.rule, one.seed) == (rule, seed)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_the_widths_differ_in_nothing_else_and_hold_the_scales_own(scale):
+    found = list(runs("width", scale).values())
+    assert len({(run.width, run.rule) for run in found}) == len(found)
+    assert len({replace(run, width=1.0, rule="bp") for run in found}) == 1
+    own = next(iter(runs("fig4", scale).values())).width
+    assert own in {run.width for run in found}
 
 
 @pytest.mark.parametrize("pairs", [experiments.INFERRED_PAIRS, PAIRS])

@@ -132,7 +132,7 @@ def draw_augmentation(number: int) -> Tensor:
     """Draw the row, column and flip of `number` images from PyTorch's global random state.
 
     Returns:
-        Int64 [number, 3]: offsets from 0 to 8, and 0 or 1.
+        Offsets from 0 to 8, twice, and 0 or 1, as int64 [number, 3].
     """
     return torch.stack([torch.randint(0, high, (number,)) for high in (9, 9, 2)], dim=1)
 

@@ -129,7 +129,7 @@ def recipe_curves(result: Results, recipe: str) -> Figure:
         names = {f"{recipe}: {rule}, lr {lr:g}, l2 {l2:g}": rule for rule in experiments.RULES}
         curves = {rule: paper.sweep_curve(lr, l2, rule) for rule in experiments.RULES}
         row.append(_panel(f"learning rate {lr:g}, l2 {l2:g}", result, names, COLOURS, curves))
-    return _draw([row])
+    return _draw([row], legend_below=True)
 
 
 def precisions(results: Sequence[Results]) -> Figure:
@@ -153,7 +153,9 @@ def precisions(results: Sequence[Results]) -> Figure:
                     axes.plot(epochs, record.test_accuracy, line, color=COLOURS[rule])
         axes.set_title(f"VGG19 with tanh ({_SCALE_TITLES[result.scale]})")
         axes.set_xlabel("epoch")
-        axes.legend(fontsize=9)
+        axes.set_xlim(0, max(config.epochs for config in result.runs.values()) * 1.02)
+        axes.set_ylim(0, 100)
+        axes.legend(loc="upper left", fontsize=9)
     panels[0][0].set_ylabel("test accuracy (%)")
     return figure
 
@@ -197,9 +199,8 @@ _SCALE_TITLES = {
 
 
 def _draw(rows: Sequence[Sequence[_Panel]], *, legend_below: bool = False) -> Figure:
-    width = 4.0 if legend_below else 5.4
-    height = 3.6 if legend_below else 4.4
     columns = len(rows[0])
+    width, height = (5.4, 4.4) if columns < 3 else (3.6, 3.8)  # a page is no wider
     figure, panels = plt.subplots(
         len(rows),
         columns,
@@ -364,7 +365,7 @@ def layers(bp: Record, linear: Record) -> Figure:
         bp: A run with Backprop.
         linear: The same with Linear Backprop.
     """
-    figure, panels = plt.subplots(1, 3, figsize=(14, 4.6))
+    figure, panels = plt.subplots(1, 3, figsize=(10.8, 4.4))
     for record in (bp, linear):
         rule = record.config.rule
         glances = _spread(record.layers)

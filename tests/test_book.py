@@ -241,7 +241,12 @@ def test_links_and_own_files_break_no_rule(tmp_path):
 # named in the same paragraph.
 NO_RESULTS = {"3.11", "2.0"}  # Python, Apache License
 PAPERS = {"0.1", "28.11", "18.43"}
-PHRASES = ("momentum 0.9", "within 0.01 of 0 or 1")  # settings and definitions
+PHRASES = (  # settings, definitions and a constant
+    "momentum 0.9",
+    "within 0.01 of 0 or 1",
+    "95 % confidence interval",
+    "about 0.8 if nothing but chance is at work",  # the mean of |N(0, 1)|
+)
 
 
 def prose(text: str) -> str:

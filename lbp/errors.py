@@ -14,6 +14,10 @@ class LbpError(ValueError):
         return [f"{type(self).__name__}: {self}"]
 
 
+class LbpWarning(UserWarning):
+    """Something that keeps its true derivative where another backward rule was asked for."""
+
+
 def check_choice(what: str, value: object, allowed: Iterable[object]) -> None:
     """Raise `LbpError` unless `value` is one of `allowed`; `what` names it in the message."""
     allowed = list(allowed)

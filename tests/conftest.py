@@ -45,7 +45,7 @@ def _python(root: Path, *arguments: object) -> Done:
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=root,
-        # One thread: small networks gain nothing by two, which wait for each other on a busy machine.
+        # Small networks gain nothing by two threads, which wait for each other on a busy machine.
         env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

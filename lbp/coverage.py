@@ -1,0 +1,209 @@
+"""Which activation functions a backward rule reaches, and which it leaves alone, as plain data.
+
+`COVERED` and `LEFT_ALONE` are what `lbp.override` and `lbp.modules` look functions and modules
+up in, and what `coverage_table` prints: the table in the book cannot disagree with the code.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+_NAMESPACES = {"F": F, "torch": torch, "torch.special": torch.special, "Tensor": Tensor}
+
+
+@dataclass(frozen=True)
+class Covered:
+    """An element-wise activation function that a backward rule can reach.
+
+    Attributes:
+        name: Its name, for all but `sign` that of its class in `torch.nn`.
+        functions: The other ways to call it, "F" being `torch.nn.functional`.
+        in_place: Those that overwrite their input. (Those of `functions` that have an argument
+            `inplace` do so too where it is true.)
+        learns: Whether it has a parameter of its own, whose gradient stays the true one.
+        opt_in: Whether only `backward_rule(..., sign=True)` reaches it.
+        note: What to know about it.
+    """
+
+    name: str
+    functions: tuple[str, ...]
+    in_place: tuple[str, ...] = ()
+    learns: bool = False
+    opt_in: bool = False
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class LeftAlone:
+    """What keeps its true derivative under every rule, and why.
+
+    Attributes:
+        modules: Classes in `torch.nn`.
+        functions: Functions; inside `backward_rule` each of them warns.
+        why: The reason, to stand behind a name and a colon.
+    """
+
+    modules: tuple[str, ...]
+    functions: tuple[str, ...]
+    why: str
+
+
+COVERED = (
+    Covered(
+        "ReLU", ("F.relu", "torch.relu", "Tensor.relu"), ("F.relu_", "torch.relu_", "Tensor.relu_")
+    ),
+    Covered("ReLU6", ("F.relu6",)),
+    Covered("LeakyReLU", ("F.leaky_relu",), ("F.leaky_relu_",)),
+    Covered(
+        "PReLU",
+        ("F.prelu", "torch.prelu", "Tensor.prelu"),
+        learns=True,
+        note="the gradient of its weight stays the true one",
+    ),
+    Covered(
+        "RReLU",
+        ("F.rrelu", "torch.rrelu"),
+        ("F.rrelu_", "torch.rrelu_"),
+        note="draws the random numbers that the stock function draws",
+    ),
+    Covered("ELU", ("F.elu",), ("F.elu_",)),
+    Covered("SELU", ("F.selu", "torch.selu"), ("F.selu_", "torch.selu_")),
+    Covered("CELU", ("F.celu", "torch.celu"), ("F.celu_", "torch.celu_")),
+    Covered("GELU", ("F.gelu",), note="both forms, exact and tanh"),
+    Covered("SiLU", ("F.silu",)),
+    Covered("Mish", ("F.mish",)),
+    Covered("Softplus", ("F.softplus",)),
+    Covered("Softsign", ("F.softsign",)),
+    Covered("Tanh", ("F.tanh", "torch.tanh", "Tensor.tanh"), ("torch.tanh_", "Tensor.tanh_")),
+    Covered("Tanhshrink", ("F.tanhshrink",)),
+    Covered("Hardtanh", ("F.hardtanh",), ("F.hardtanh_",)),
+    Covered("Hardsigmoid", ("F.hardsigmoid",)),
+    Covered("Hardswish", ("F.hardswish",)),
+    Covered("Hardshrink", ("F.hardshrink", "torch.hardshrink", "Tensor.hardshrink")),
+    Covered("Softshrink", ("F.softshrink",)),
+    Covered(
+        "Sigmoid",
+        ("F.sigmoid", "torch.sigmoid", "Tensor.sigmoid", "torch.special.expit"),
+        ("torch.sigmoid_", "Tensor.sigmoid_"),
+    ),
+    Covered("LogSigmoid", ("F.logsigmoid",)),
+    Covered("Threshold", ("F.threshold", "torch.threshold"), ("F.threshold_", "torch.threshold_")),
+    Covered(
+        "sign",
+        ("torch.sign", "Tensor.sign"),
+        ("Tensor.sign_",),
+        opt_in=True,
+        note="with `sign=True`: a straight-through estimator; it is often not an activation",
+    ),
+)
+
+LEFT_ALONE = (
+    LeftAlone(
+        ("Softmax", "Softmax2d", "Softmin", "LogSoftmax"),
+        (
+            "F.softmax",
+            "torch.softmax",
+            "Tensor.softmax",
+            "torch.special.softmax",
+            "F.softmin",
+            "F.log_softmax",
+            "torch.log_softmax",
+            "Tensor.log_softmax",
+            "torch.special.log_softmax",
+            "F.gumbel_softmax",
+        ),
+        "not element-wise, its derivative is a matrix",
+    ),
+    LeftAlone(("GLU",), ("F.glu",), "not element-wise, it multiplies two halves of its input"),
+    LeftAlone(
+        ("LSTM", "GRU", "RNN"),
+        ("torch.lstm", "torch.gru", "torch.rnn_tanh", "torch.rnn_relu"),
+        "fused, its activations are out of reach inside one kernel",
+    ),
+    LeftAlone(
+        ("LSTMCell", "GRUCell", "RNNCell"),
+        ("torch.lstm_cell", "torch.gru_cell", "torch.rnn_tanh_cell", "torch.rnn_relu_cell"),
+        "fused, its activations are out of reach inside one kernel",
+    ),
+    LeftAlone(
+        ("MultiheadAttention",),
+        ("F.multi_head_attention_forward", "F.scaled_dot_product_attention"),
+        "its softmax is not element-wise, and fused",
+    ),
+    # Inside `backward_rule` PyTorch itself never takes the fast path, hence no function to warn of.
+    LeftAlone(
+        ("TransformerEncoderLayer",),
+        (),
+        "its fast path is taken only where no gradient is wanted, "
+        "on the other path it calls its activation as any module does",
+    ),
+)
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """Return the function that `name`, as in "F.relu" or "Tensor.relu_", stands for."""
+    namespace, _, function = name.rpartition(".")
+    return getattr(_NAMESPACES[namespace], function)  # type: ignore[no-any-return]
+
+
+FUNCTIONS = {resolve(name): c for c in COVERED for name in c.functions + c.in_place}
+MODULES: dict[type[nn.Module], Covered] = {
+    getattr(nn, c.name): c for c in COVERED if hasattr(nn, c.name)
+}
+FUNCTIONS_LEFT_ALONE = {resolve(name): (name, d.why) for d in LEFT_ALONE for name in d.functions}
+MODULES_LEFT_ALONE: dict[type[nn.Module], str] = {
+    getattr(nn, name): d.why for d in LEFT_ALONE for name in d.modules
+}
+
+_OVERWRITING = {resolve(name) for c in COVERED for name in c.in_place}
+_INPLACE_ARGUMENT: dict[Callable[..., Any], int] = {
+    function: list(inspect.signature(function).parameters).index("inplace")
+    for function in FUNCTIONS
+    if inspect.isfunction(function) and "inplace" in inspect.signature(function).parameters
+}
+
+
+def overwrites(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether this call of a function in `FUNCTIONS` overwrites its input."""
+    if function in _OVERWRITING:
+        return True
+    position = _INPLACE_ARGUMENT.get(function)
+    if position is None:
+        return False
+    return bool(args[position] if position < len(args) else kwargs.get("inplace", False))
+
+
+def not_overwriting(
+    covered: Covered, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
+    """Return the function and arguments (after the input) that compute the same elsewhere."""
+    if function in _OVERWRITING:
+        return resolve(covered.functions[0]), args, kwargs
+    return function, args[: _INPLACE_ARGUMENT[function] - 1], {**kwargs, "inplace": False}
+
+
+def coverage_table() -> str:
+    """Return what is covered, and what is left alone, as a table in Markdown."""
+
+    def code(names: tuple[str, ...]) -> str:
+        return ", ".join(f"`{name}`" for name in names)
+
+    def in_place(c: Covered) -> str:
+        flagged = [n for n in c.functions if resolve(n) in _INPLACE_ARGUMENT]
+        return ", ".join(
+            [*(f"`{n}(inplace=True)`" for n in flagged), *filter(None, [code(c.in_place)])]
+        )
+
+    rows = ["| activation | functions and methods | in place | note |", "| --- | --- | --- | --- |"]
+    for c in COVERED:
+        name = f"`nn.{c.name}`" if hasattr(nn, c.name) else f"`{c.name}`"
+        rows.append(f"| {name} | {code(c.functions)} | {in_place(c)} | {c.note} |")
+    for d in LEFT_ALONE:
+        modules = code(tuple(f"nn.{name}" for name in d.modules))
+        rows.append(f"| {modules} | {code(d.functions)} | | **left alone**: {d.why} |")
+    return "\n".join(rows)

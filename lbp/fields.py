@@ -1,0 +1,116 @@
+"""The backward rules as data: what reaches the pre-activations of any activation function.
+
+A rule gives the gradient with respect to the pre-activations `z` of an activation function `f`,
+from `z` and the incoming gradient `g`::
+
+    bp          f'(z) * g
+    linear      g                              Yazdani (2018), Algorithm 2
+    as-printed  z * g                          the same, letter by letter
+    ste-clip    g where |z| <= 1, else 0       Hubara et al. (2016), equation 4
+    leaky       (alpha + (1 - alpha) f'(z)) g  from bp (alpha = 0) to linear (alpha = 1)
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from lbp.errors import LbpError, check_choice
+
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The gradient `field(z, g) + true_share * f'(z) * g` with respect to pre-activations `z`.
+
+    Attributes:
+        name: How messages and reprs call it.
+        field: A function of the pre-activations and the incoming gradient, tensors of one shape.
+            It returns a tensor of that shape and changes neither.
+        true_share: The share of the true gradient, from 0 to 1.
+        reads_input: Whether `field` looks at `z`; if not, nothing is kept for it and it gets None.
+    """
+
+    name: str
+    field: Field
+    true_share: float = 0.0
+    reads_input: bool = True
+
+    def gradient(self, z: Tensor, g: Tensor) -> Tensor:
+        """Return `field(z, g)`.
+
+        Raises:
+            LbpError: If it is not a tensor of the shape of `g`.
+        """
+        grad = self.field(z, g)
+        if not isinstance(grad, Tensor) or grad.shape != g.shape:
+            found = f"shape {tuple(grad.shape)}" if isinstance(grad, Tensor) else repr(grad)
+            raise LbpError(
+                f"backward rule {self.name!r} returned {found}: "
+                f"return a tensor of the gradient's shape {tuple(g.shape)}"
+            )
+        return grad
+
+
+# Functions of the module, not lambdas: a model that holds a rule can be pickled.
+
+
+def _zero(z: Tensor, g: Tensor) -> Tensor:
+    return torch.zeros_like(g)
+
+
+def _pass(z: Tensor, g: Tensor) -> Tensor:
+    return g
+
+
+def _scale(alpha: float, z: Tensor, g: Tensor) -> Tensor:
+    return alpha * g
+
+
+def _times_input(z: Tensor, g: Tensor) -> Tensor:
+    return z * g
+
+
+def _clip(z: Tensor, g: Tensor) -> Tensor:
+    return torch.where(z.abs() <= 1, g, torch.zeros_like(g))
+
+
+def leaky(alpha: float = 0.1) -> Rule:
+    """Return the rule (alpha + (1 - alpha) f'(z)) g.
+
+    Args:
+        alpha: What passes where f' is zero, from 0 (the rule bp) to 1 (the rule linear). Its
+            default is a choice of this library; no paper stands behind it.
+
+    Raises:
+        LbpError: If alpha lies outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise LbpError(f"alpha {alpha} of the rule leaky: choose it from 0 (bp) to 1 (linear)")
+    return Rule(f"leaky({alpha:g})", partial(_scale, alpha), 1.0 - alpha, reads_input=False)
+
+
+BUILT_IN = {
+    "bp": Rule("bp", _zero, true_share=1.0, reads_input=False),
+    "linear": Rule("linear", _pass, reads_input=False),
+    "as-printed": Rule("as-printed", _times_input),
+    "ste-clip": Rule("ste-clip", _clip),
+    "leaky": leaky(),
+}
+
+
+def as_rule(rule: str | Rule | Field) -> Rule:
+    """Return the rule that a name in `BUILT_IN`, a function of (z, g) or a `Rule` stands for.
+
+    Raises:
+        LbpError: If the name is unknown.
+    """
+    if isinstance(rule, Rule):
+        return rule
+    if callable(rule):
+        return Rule(getattr(rule, "__name__", type(rule).__name__), rule)
+    check_choice("backward rule", rule, [*BUILT_IN, "a function of (pre-activation, gradient)"])
+    return BUILT_IN[rule]

@@ -1,0 +1,236 @@
+"""Another backward pass for the activation modules of any model."""
+
+import fnmatch
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import BuiltinFunctionType, CodeType, FunctionType
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE
+from lbp.errors import LbpError
+from lbp.fields import BUILT_IN, Field, Rule, as_rule
+from lbp.override import BackwardRule
+
+Model = TypeVar("Model", bound=nn.Module)
+Predicate = Callable[[str, nn.Module], bool]
+
+
+@dataclass(frozen=True)
+class FromLayer:
+    """Chooses the k-th activation module and all later ones, in the order of registration.
+
+    The first one is layer 1. In a model that registers its modules in the order in which it calls
+    them, this is the choice of LinBP (Guo et al. 2020). A module that is called in several places,
+    as in torchvision's ResNet, counts once.
+    """
+
+    k: int
+
+
+Where = str | type[nn.Module] | tuple[type[nn.Module], ...] | Predicate | FromLayer | None
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `linearize` did, by the names of modules ("" is the model itself).
+
+    Attributes:
+        rule: The name of the rule.
+        changed: Name and class of each activation module that now follows it.
+        left: Name of each module left as it was, and why: not chosen by `where`, out of reach of
+            any rule, or with code of its own that calls an activation function (found by looking
+            for the function's name in the code, so it can miss one).
+    """
+
+    rule: str
+    changed: dict[str, str]
+    left: dict[str, str]
+
+    def __str__(self) -> str:
+        lines = [f"{len(self.changed)} activations changed to the rule {self.rule}"]
+        lines += [f"  {name or '(the model)'}: {kind}" for name, kind in self.changed.items()]
+        if self.left:
+            lines += [f"{len(self.left)} modules left as they were"]
+            lines += [f"  {name or '(the model)'}: {why}" for name, why in self.left.items()]
+        return "\n".join(lines)
+
+
+class _UnderRule(nn.Module):
+    """Put in front of a stock class: its forward pass, inside the rule's context."""
+
+    lbp_rule: Rule
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
+        with BackwardRule(self.lbp_rule, sign=False):
+            return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        return ", ".join(filter(None, [super().extra_repr(), f"rule={self.lbp_rule.name}"]))
+
+
+# One class for each stock class, `RuledReLU` for `nn.ReLU`, in this module's namespace: that is
+# where pickle looks for them.
+RULED: dict[type[nn.Module], type[nn.Module]] = {}
+for _stock in MODULES:
+    _name = f"Ruled{_stock.__name__}"
+    RULED[_stock] = type(
+        _name, (_UnderRule, _stock), {"__module__": __name__, "__doc__": f"`nn.{_stock.__name__}`."}
+    )
+    globals()[_name] = RULED[_stock]
+STOCK = {ruled: stock for stock, ruled in RULED.items()}
+
+
+def from_layer(k: int) -> FromLayer:
+    """Return a `where` that chooses the k-th activation module (from 1) and all later ones.
+
+    Raises:
+        LbpError: If k is not positive.
+    """
+    if k < 1:
+        raise LbpError(f"layer {k} does not exist: layers count from 1")
+    return FromLayer(k)
+
+
+def _mentioned(kind: type) -> set[str]:
+    """Return the global names and attributes in the code of a class's methods, if not PyTorch's."""
+
+    def names(code: CodeType) -> set[str]:
+        inner = (names(constant) for constant in code.co_consts if isinstance(constant, CodeType))
+        return set(code.co_names).union(*inner)
+
+    methods = [
+        method
+        for base in kind.__mro__
+        if not base.__module__.startswith("torch.")
+        for name, method in vars(base).items()
+        if isinstance(method, FunctionType) and name != "__init__"
+    ]
+    return set().union(*(names(method.__code__) for method in methods))
+
+
+_FUNCTION_NAMES = {
+    name.rpartition(".")[2] for c in COVERED if not c.opt_in for name in c.functions + c.in_place
+}
+
+
+def _calls(module: nn.Module) -> set[str]:
+    """Return the activation functions that a module seems to call itself."""
+    in_code = {n for n in _mentioned(type(module)) & _FUNCTION_NAMES if not hasattr(module, n)}
+    functions = (FunctionType, BuiltinFunctionType)
+    held = {v for v in vars(module).values() if isinstance(v, functions) and v in FUNCTIONS}
+    return in_code | {function.__name__ for function in held}
+
+
+def _why_left(module: nn.Module) -> str | None:
+    """Return why a module that is no activation module is out of reach, if there is a reason."""
+    if calls := _calls(module):
+        return f"calls {', '.join(sorted(calls))}: only lbp.backward_rule reaches that"
+    for kind in MODULES:
+        if isinstance(module, kind):
+            return f"{type(module).__name__}, a subclass of {kind.__name__}"
+    return next((why for kind, why in MODULES_LEFT_ALONE.items() if isinstance(module, kind)), None)
+
+
+def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
+    if where is None:
+        return set(found)
+    if isinstance(where, FromLayer):
+        return set(list(found)[where.k - 1 :])
+    if isinstance(where, str):
+        return {name for name in found if fnmatch.fnmatchcase(name, where)}
+    if isinstance(where, (type, tuple)):
+        return {name for name, module in found.items() if isinstance(module, where)}
+    if not callable(where):
+        raise LbpError(
+            f"where={where!r} is not understood: give a name pattern, a class or a tuple of "
+            "classes, a function of name and module, or from_layer(k)"
+        )
+    return {name for name, module in found.items() if where(name, module)}
+
+
+def _checked_choice(found: dict[str, nn.Module], where: Where) -> set[str]:
+    chosen = _chosen(found, where)
+    if chosen:
+        return chosen
+    if isinstance(where, FromLayer):
+        raise LbpError(f"layer {where.k} does not exist: the model has {len(found)} activations")
+    names = ", ".join(list(found)[:3]) + (", ..." if len(found) > 3 else "")
+    raise LbpError(f"where={where!r} matches no activation module: choose from {names}")
+
+
+def _no_activations(modules: dict[str, nn.Module]) -> str:
+    calls: set[str] = set().union(*(_calls(module) for module in modules.values()))
+    if not calls:
+        return "the model has no activation modules: lbp.backward_rule may reach what it calls"
+    names = ", ".join(sorted(calls))
+    return f"the model has no activation modules but calls {names}: use lbp.backward_rule"
+
+
+def _change(module: nn.Module, rule: Rule) -> None:
+    """Make one activation module follow a rule; "bp" makes a stock module of it."""
+    stock = STOCK.get(type(module), type(module))
+    if type(module) in STOCK:
+        module.__class__ = stock
+        del module.lbp_rule
+    if rule.true_share < 1:
+        module.__class__ = RULED[stock]
+        module.lbp_rule = rule  # type: ignore[assignment]  # nn.Module types its attributes
+
+
+def linearize(
+    model: Model, rule: str | Rule | Field = "linear", where: Where = None
+) -> tuple[Model, Report]:
+    """Give the activation modules of a model another backward pass.
+
+    The modules stay the objects that they are, with their parameters, buffers, hooks and names;
+    only their class changes, from `nn.ReLU` to a subclass of it. The state dict, and the forward
+    pass, are those of the model before. Further calls change further modules, or the same ones
+    again, so that rules can be mixed; "bp" makes stock modules of them.
+
+    What a module calls as a function, such as `torch.nn.functional.relu`, is out of reach here and
+    named in the report; `lbp.backward_rule` reaches it.
+
+    Args:
+        model: Any module; it is changed in place. A learned parameter, PReLU's, keeps its true
+            gradient: the rule concerns the gradient with respect to the pre-activations.
+        rule: As for `lbp.backward_rule`.
+        where: Which activation modules: a pattern for their names (as in `fnmatch`, its * matches
+            dots), a class or a tuple of classes, a function of name and module, `from_layer(k)`,
+            or None for all. A module registered under several names goes by the first.
+
+    Returns:
+        The model, and a report of what was changed and what was left alone.
+
+    Raises:
+        LbpError: If the rule is unknown, the model has no activation modules, or `where` matches
+            none of them. Nothing is changed then.
+    """
+    checked = as_rule(rule)
+    modules = dict(model.named_modules())
+    found = {name: m for name, m in modules.items() if type(m) in MODULES or type(m) in STOCK}
+    if not found:
+        raise LbpError(_no_activations(modules))
+    chosen = _checked_choice(found, where)
+    changed, left = {}, {}
+    for name, module in modules.items():
+        if name in chosen:
+            stock = STOCK.get(type(module), type(module))
+            changed[name] = stock.__name__
+            _change(module, checked)
+        elif name in found:
+            left[name] = f"{STOCK.get(type(module), type(module)).__name__}, not chosen"
+        elif why := _why_left(module):
+            left[name] = why
+    return model, Report(checked.name, changed, left)
+
+
+def restore(model: Model) -> Model:
+    """Undo every `linearize` on a model, in place, and return it."""
+    for module in model.modules():
+        _change(module, BUILT_IN["bp"])
+    return model

@@ -146,7 +146,7 @@ LEFT_ALONE = (
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """Return the function that `name`, as in "F.relu" or "Tensor.relu_", stands for."""
+    """Return the function that `name`, as in `F.relu` or `Tensor.relu`, stands for."""
     namespace, _, function = name.rpartition(".")
     return getattr(_NAMESPACES[namespace], function)  # type: ignore[no-any-return]
 

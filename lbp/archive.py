@@ -68,7 +68,7 @@ def unpack(path: Path) -> list[Record]:
         zipfile.BadZipFile,
         zlib.error,
         UnicodeDecodeError,
-        NotImplementedError,
+        NotImplementedError,  # what zipfile raises for a way of packing that it does not know
         LbpError,
     ) as error:
         raise LbpError(f"{path} is no whole archive of records ({error}): pack it again") from error

@@ -243,6 +243,8 @@ def _draw_panel(axes: Axes, panel: _Panel) -> None:
             seeds = f" ({len(records)} seeds)" if len(records) > 1 else ""
             label = f"{name}: this book{seeds}" if index == 0 else None
             _run_curve(axes, record, panel.colours[name], label, per_epoch)
+            if record.outcome == "diverged":
+                _mark_divergence(axes, record, panel.colours[name], name, per_epoch)
     if not any(panel.runs.values()):
         place = axes.transAxes
         axes.text(0.5, 0.04, "this book: not yet run", ha="center", va="bottom", transform=place)
@@ -282,11 +284,13 @@ def _run_curve(
     axes: Axes, record: Record, colour: Any, label: str | None, per_epoch: float
 ) -> None:
     x = [epoch * per_epoch for epoch in record.curve("epoch")]
-    if record.outcome == "diverged":
-        label = f"{label or ''} (× diverged)".strip()
-        accuracy = record.test_accuracy[-1]
-        axes.plot(x[-1], accuracy, "x", color=colour, markersize=10, markeredgewidth=2.5)
     axes.plot(x, record.test_accuracy, color=colour, linewidth=1.4, label=label)
+
+
+def _mark_divergence(axes: Axes, record: Record, colour: Any, name: str, per_epoch: float) -> None:
+    label = f"{name}: seed {record.config.seed} diverged"
+    place = (len(record.epochs) * per_epoch, record.test_accuracy[-1])
+    axes.plot(*place, "x", color=colour, markersize=10, markeredgewidth=2.5, label=label)
 
 
 # --- CIFAR-10: recipes, learning rates, layers

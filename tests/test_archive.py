@@ -95,6 +95,18 @@ def test_a_flipped_byte_in_an_archive_is_noticed(tmp_path):
         archive.unpack(path)
 
 
+def test_an_archive_packed_in_an_unknown_way_is_named(tmp_path):
+    path = tmp_path / "a.zip"
+    archive.pack([record()], path)
+    content = bytearray(path.read_bytes())
+    # The number of the method stands in the entry's own header and in the directory at the end.
+    for header, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        content[content.index(header) + offset] = 97
+    path.write_bytes(content)
+    with pytest.raises(LbpError, match=r"is no whole archive of records .*compression"):
+        archive.unpack(path)
+
+
 def test_by_the_command_line(tmp_path, monkeypatch, capsys):
     here = tmp_path / "results"
     monkeypatch.setattr(store.Store.__init__, "__defaults__", (here,))

@@ -53,17 +53,21 @@ def test_the_papers_curve_is_where_it_was_digitised():
     assert [text.get_text() for text in axes.texts] == ["this book: not yet run"]
 
 
-def test_a_diverged_run_is_drawn_with_a_cross_where_it_ends():
-    label = "tanh, bp, seed 0"
+@pytest.mark.parametrize("seed", experiments.SEEDS)
+def test_a_diverged_run_is_drawn_with_a_cross_where_it_ends(seed):
+    label = f"tanh, bp, seed {seed}"
 
     def errors(config):
-        return [80.0, 90.0] if (config.rule, config.seed) == ("bp", 0) else half(config)
+        return [80.0, 90.0] if (config.rule, config.seed) == ("bp", seed) else half(config)
 
     (axes,) = plots.figure2([results_of("fig2", "cpu", errors, diverged=[label])]).axes
     (cross,) = [line for line in axes.lines if line.get_marker() == "x"]
     np.testing.assert_allclose(cross.get_xdata(), [2 * 0.625])
     np.testing.assert_allclose(cross.get_ydata(), [10.0])
-    assert any("× diverged" in text for text in legend(axes))
+    assert [text for text in legend(axes) if "diverged" in text] == [
+        f"tanh, bp: seed {seed} diverged"
+    ]
+    assert "tanh, bp: this book (3 seeds)" in legend(axes)
 
 
 def test_a_stale_run_is_not_drawn():

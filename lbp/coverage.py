@@ -25,6 +25,7 @@ class Covered:
         functions: The other ways to call it, "F" being `torch.nn.functional`.
         in_place: Those that overwrite their input. (Those of `functions` that have an argument
             `inplace` do so too where it is true.)
+        arguments: The attributes of the module that it hands to the first of `functions`, by name.
         learns: Whether it has a parameter of its own, whose gradient stays the true one.
         opt_in: Whether only `backward_rule(..., sign=True)` reaches it.
         note: What to know about it.
@@ -33,6 +34,7 @@ class Covered:
     name: str
     functions: tuple[str, ...]
     in_place: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
     learns: bool = False
     opt_in: bool = False
     note: str = ""
@@ -55,13 +57,19 @@ class LeftAlone:
 
 COVERED = (
     Covered(
-        "ReLU", ("F.relu", "torch.relu", "Tensor.relu"), ("F.relu_", "torch.relu_", "Tensor.relu_")
+        "ReLU",
+        ("F.relu", "torch.relu", "Tensor.relu"),
+        ("F.relu_", "torch.relu_", "Tensor.relu_"),
+        arguments=("inplace",),
     ),
-    Covered("ReLU6", ("F.relu6",)),
-    Covered("LeakyReLU", ("F.leaky_relu",), ("F.leaky_relu_",)),
+    Covered("ReLU6", ("F.relu6",), arguments=("inplace",)),
+    Covered(
+        "LeakyReLU", ("F.leaky_relu",), ("F.leaky_relu_",), arguments=("negative_slope", "inplace")
+    ),
     Covered(
         "PReLU",
         ("F.prelu", "torch.prelu", "Tensor.prelu"),
+        arguments=("weight",),
         learns=True,
         note="the gradient of its weight stays the true one",
     ),
@@ -69,30 +77,44 @@ COVERED = (
         "RReLU",
         ("F.rrelu", "torch.rrelu"),
         ("F.rrelu_", "torch.rrelu_"),
+        arguments=("lower", "upper", "training", "inplace"),
         note="draws the random numbers that the stock function draws",
     ),
-    Covered("ELU", ("F.elu",), ("F.elu_",)),
-    Covered("SELU", ("F.selu", "torch.selu"), ("F.selu_", "torch.selu_")),
-    Covered("CELU", ("F.celu", "torch.celu"), ("F.celu_", "torch.celu_")),
-    Covered("GELU", ("F.gelu",), note="both forms, exact and tanh"),
-    Covered("SiLU", ("F.silu",)),
-    Covered("Mish", ("F.mish",)),
-    Covered("Softplus", ("F.softplus",)),
+    Covered("ELU", ("F.elu",), ("F.elu_",), arguments=("alpha", "inplace")),
+    Covered("SELU", ("F.selu", "torch.selu"), ("F.selu_", "torch.selu_"), arguments=("inplace",)),
+    Covered(
+        "CELU", ("F.celu", "torch.celu"), ("F.celu_", "torch.celu_"), arguments=("alpha", "inplace")
+    ),
+    Covered("GELU", ("F.gelu",), arguments=("approximate",), note="both forms, exact and tanh"),
+    Covered("SiLU", ("F.silu",), arguments=("inplace",)),
+    Covered("Mish", ("F.mish",), arguments=("inplace",)),
+    Covered("Softplus", ("F.softplus",), arguments=("beta", "threshold")),
     Covered("Softsign", ("F.softsign",)),
     Covered("Tanh", ("F.tanh", "torch.tanh", "Tensor.tanh"), ("torch.tanh_", "Tensor.tanh_")),
     Covered("Tanhshrink", ("F.tanhshrink",)),
-    Covered("Hardtanh", ("F.hardtanh",), ("F.hardtanh_",)),
-    Covered("Hardsigmoid", ("F.hardsigmoid",)),
-    Covered("Hardswish", ("F.hardswish",)),
-    Covered("Hardshrink", ("F.hardshrink", "torch.hardshrink", "Tensor.hardshrink")),
-    Covered("Softshrink", ("F.softshrink",)),
+    Covered(
+        "Hardtanh", ("F.hardtanh",), ("F.hardtanh_",), arguments=("min_val", "max_val", "inplace")
+    ),
+    Covered("Hardsigmoid", ("F.hardsigmoid",), arguments=("inplace",)),
+    Covered("Hardswish", ("F.hardswish",), arguments=("inplace",)),
+    Covered(
+        "Hardshrink",
+        ("F.hardshrink", "torch.hardshrink", "Tensor.hardshrink"),
+        arguments=("lambd",),
+    ),
+    Covered("Softshrink", ("F.softshrink",), arguments=("lambd",)),
     Covered(
         "Sigmoid",
         ("F.sigmoid", "torch.sigmoid", "Tensor.sigmoid", "torch.special.expit"),
         ("torch.sigmoid_", "Tensor.sigmoid_"),
     ),
     Covered("LogSigmoid", ("F.logsigmoid",)),
-    Covered("Threshold", ("F.threshold", "torch.threshold"), ("F.threshold_", "torch.threshold_")),
+    Covered(
+        "Threshold",
+        ("F.threshold", "torch.threshold"),
+        ("F.threshold_", "torch.threshold_"),
+        arguments=("threshold", "value", "inplace"),
+    ),
     Covered(
         "sign",
         ("torch.sign", "Tensor.sign"),

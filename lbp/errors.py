@@ -18,9 +18,12 @@ class LbpWarning(UserWarning):
     """Something that keeps its true derivative where another backward rule was asked for."""
 
 
-def check_choice(what: str, value: object, allowed: Iterable[object]) -> None:
-    """Raise `LbpError` unless `value` is one of `allowed`; `what` names it in the message."""
+def check_choice(what: str, value: object, allowed: Iterable[object], *further: str) -> None:
+    """Raise `LbpError` unless `value` is one of `allowed`.
+
+    In the message `what` names it, and `further` says what else may be chosen.
+    """
     allowed = list(allowed)
     if value not in allowed:
-        names = ", ".join(str(choice) for choice in allowed)
+        names = ", ".join([*map(str, allowed), *further])
         raise LbpError(f"unknown {what} {value!r}: choose from {names}")

@@ -10,6 +10,7 @@ from `z` and the incoming gradient `g`::
     leaky       (alpha + (1 - alpha) f'(z)) g  from bp (alpha = 0) to linear (alpha = 1)
 """
 
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -32,12 +33,26 @@ class Rule:
             It returns a tensor of that shape and changes neither.
         true_share: The share of the true gradient, from 0 to 1.
         reads_input: Whether `field` looks at `z`; if not, nothing is kept for it and it gets None.
+
+    Raises:
+        LbpError: If `true_share` lies outside [0, 1].
     """
 
     name: str
     field: Field
     true_share: float = 0.0
     reads_input: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.true_share <= 1:
+            raise LbpError(
+                f"true_share {self.true_share} of the rule {self.name}: choose it from 0 to 1"
+            )
+
+    @property
+    def is_bp(self) -> bool:
+        """Whether this is the true gradient and nothing else: the stock function then runs."""
+        return self.true_share == 1 and self.field is _zero
 
     def gradient(self, z: Tensor, g: Tensor) -> Tensor:
         """Return `field(z, g)`.
@@ -88,9 +103,10 @@ def leaky(alpha: float = 0.1) -> Rule:
     Raises:
         LbpError: If alpha lies outside [0, 1].
     """
-    if not 0 <= alpha <= 1:
-        raise LbpError(f"alpha {alpha} of the rule leaky: choose it from 0 (bp) to 1 (linear)")
-    return Rule(f"leaky({alpha:g})", partial(_scale, alpha), 1.0 - alpha, reads_input=False)
+    if not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+        raise LbpError(f"alpha {alpha!r} of the rule leaky: choose it from 0 (bp) to 1 (linear)")
+    field = partial(_scale, alpha) if alpha else _zero
+    return Rule(f"leaky({alpha:g})", field, 1.0 - alpha, reads_input=False)
 
 
 BUILT_IN = {
@@ -102,15 +118,29 @@ BUILT_IN = {
 }
 
 
+def _check_arguments(name: str, field: Field) -> None:
+    try:
+        inspect.signature(field).bind("z", "g")
+    except TypeError as error:
+        raise LbpError(
+            f"backward rule {name!r} cannot be called with a pre-activation and a gradient "
+            f"({error}): give a function of these two"
+        ) from error
+    except ValueError:  # some functions written in C do not tell their arguments
+        pass
+
+
 def as_rule(rule: str | Rule | Field) -> Rule:
     """Return the rule that a name in `BUILT_IN`, a function of (z, g) or a `Rule` stands for.
 
     Raises:
-        LbpError: If the name is unknown.
+        LbpError: If the name is unknown, or the function takes other arguments.
     """
     if isinstance(rule, Rule):
         return rule
     if callable(rule):
-        return Rule(getattr(rule, "__name__", type(rule).__name__), rule)
-    check_choice("backward rule", rule, [*BUILT_IN, "a function of (pre-activation, gradient)"])
+        name = getattr(rule, "__name__", type(rule).__name__)
+        _check_arguments(name, rule)
+        return Rule(name, rule)
+    check_choice("backward rule", rule, BUILT_IN, "a function of (pre-activation, gradient)")
     return BUILT_IN[rule]

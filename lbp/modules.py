@@ -4,15 +4,15 @@ import fnmatch
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
-from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE
+from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE, Covered, resolve
 from lbp.errors import LbpError
 from lbp.fields import BUILT_IN, Field, Rule, as_rule
-from lbp.override import BackwardRule
+from lbp.override import call
 
 Model = TypeVar("Model", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
@@ -59,15 +59,23 @@ class Report:
 
 
 class _UnderRule(nn.Module):
-    """Put in front of a stock class: its forward pass, inside the rule's context."""
+    """Put in front of a stock class: its forward pass, with the rule's backward pass."""
 
     lbp_rule: Rule
+    _covered: ClassVar[Covered]
+    _function: ClassVar[Callable[..., Tensor]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        # A leaf for torch.fx, which takes only PyTorch's own classes for leaves: traced further,
+        # it would lose its rule.
+        if args and isinstance(args[0], torch.fx.Proxy):
+            tracer: Any = args[0].tracer
+            if name := tracer.path_of_module(self):
+                return tracer.create_proxy("call_module", name, args, kwargs)  # type: ignore[no-any-return]
         if not torch.is_grad_enabled():
             return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
-        with BackwardRule(self.lbp_rule, sign=False):
-            return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
+        kwargs |= {name: getattr(self, name) for name in self._covered.arguments}
+        return call(self.lbp_rule, self._covered, self._function, args, kwargs)
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [super().extra_repr(), f"rule={self.lbp_rule.name}"]))
@@ -76,11 +84,15 @@ class _UnderRule(nn.Module):
 # One class for each stock class, `RuledReLU` for `nn.ReLU`, in this module's namespace: that is
 # where pickle looks for them.
 RULED: dict[type[nn.Module], type[nn.Module]] = {}
-for _stock in MODULES:
+for _stock, _covered in MODULES.items():
     _name = f"Ruled{_stock.__name__}"
-    RULED[_stock] = type(
-        _name, (_UnderRule, _stock), {"__module__": __name__, "__doc__": f"`nn.{_stock.__name__}`."}
-    )
+    _members = {
+        "__module__": __name__,
+        "__doc__": f"`nn.{_stock.__name__}`.",
+        "_covered": _covered,
+        "_function": staticmethod(resolve(_covered.functions[0])),
+    }
+    RULED[_stock] = type(_name, (_UnderRule, _stock), _members)
     globals()[_name] = RULED[_stock]
 STOCK = {ruled: stock for stock, ruled in RULED.items()}
 
@@ -91,8 +103,8 @@ def from_layer(k: int) -> FromLayer:
     Raises:
         LbpError: If k is not positive.
     """
-    if k < 1:
-        raise LbpError(f"layer {k} does not exist: layers count from 1")
+    if not isinstance(k, int) or k < 1:
+        raise LbpError(f"layer {k!r} does not exist: layers count from 1, in whole numbers")
     return FromLayer(k)
 
 
@@ -128,6 +140,8 @@ def _calls(module: nn.Module) -> set[str]:
 
 def _why_left(module: nn.Module) -> str | None:
     """Return why a module that is no activation module is out of reach, if there is a reason."""
+    if isinstance(module, torch.jit.ScriptModule):
+        return "compiled by TorchScript, out of reach of any rule"
     if calls := _calls(module):
         return f"calls {', '.join(sorted(calls))}: only lbp.backward_rule reaches that"
     for kind in MODULES:
@@ -143,7 +157,9 @@ def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
         return set(list(found)[where.k - 1 :])
     if isinstance(where, str):
         return {name for name in found if fnmatch.fnmatchcase(name, where)}
-    if isinstance(where, (type, tuple)):
+    if isinstance(where, type) or (
+        isinstance(where, tuple) and all(isinstance(kind, type) for kind in where)
+    ):
         return {name for name, module in found.items() if isinstance(module, where)}
     if not callable(where):
         raise LbpError(
@@ -165,10 +181,13 @@ def _checked_choice(found: dict[str, nn.Module], where: Where) -> set[str]:
 
 def _no_activations(modules: dict[str, nn.Module]) -> str:
     calls: set[str] = set().union(*(_calls(module) for module in modules.values()))
-    if not calls:
-        return "the model has no activation modules: lbp.backward_rule may reach what it calls"
-    names = ", ".join(sorted(calls))
-    return f"the model has no activation modules but calls {names}: use lbp.backward_rule"
+    if calls:
+        names = ", ".join(sorted(calls))
+        return f"the model has no activation modules but calls {names}: use lbp.backward_rule"
+    left = [f"{n or 'the model'}, {why}" for n, m in modules.items() if (why := _why_left(m))]
+    if left:
+        return f"the model has no activation modules that a rule can reach: {'; '.join(left)}"
+    return "the model has no activation modules: lbp.backward_rule may reach what it calls"
 
 
 def _change(module: nn.Module, rule: Rule) -> None:
@@ -177,9 +196,14 @@ def _change(module: nn.Module, rule: Rule) -> None:
     if type(module) in STOCK:
         module.__class__ = stock
         del module.lbp_rule
-    if rule.true_share < 1:
+    if not rule.is_bp:
         module.__class__ = RULED[stock]
         module.lbp_rule = rule  # type: ignore[assignment]  # nn.Module types its attributes
+
+
+def _check_model(model: object) -> None:
+    if not isinstance(model, nn.Module):
+        raise LbpError(f"{model!r} is no model: give an object of the class torch.nn.Module")
 
 
 def linearize(
@@ -201,7 +225,8 @@ def linearize(
         rule: As for `lbp.backward_rule`.
         where: Which activation modules: a pattern for their names (as in `fnmatch`, its * matches
             dots), a class or a tuple of classes, a function of name and module, `from_layer(k)`,
-            or None for all. A module registered under several names goes by the first.
+            or None for all. A subclass counts as its class: `nn.Hardtanh` takes `nn.ReLU6`, too. A
+            module registered under several names goes by the first.
 
     Returns:
         The model, and a report of what was changed and what was left alone.
@@ -211,6 +236,7 @@ def linearize(
             none of them. Nothing is changed then.
     """
     checked = as_rule(rule)
+    _check_model(model)
     modules = dict(model.named_modules())
     found = {name: m for name, m in modules.items() if type(m) in MODULES or type(m) in STOCK}
     if not found:
@@ -230,7 +256,12 @@ def linearize(
 
 
 def restore(model: Model) -> Model:
-    """Undo every `linearize` on a model, in place, and return it."""
+    """Undo every `linearize` on a model, in place, and return it.
+
+    Raises:
+        LbpError: If it is no model.
+    """
+    _check_model(model)
     for module in model.modules():
         _change(module, BUILT_IN["bp"])
     return model

@@ -6,13 +6,19 @@ The forward pass is the stock function under every rule, bit for bit: it is call
 
 import contextlib
 import inspect
+import itertools
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.overrides import TorchFunctionMode, _get_current_function_mode_stack
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    get_overridable_functions,
+)
 from torch.torch_version import TorchVersion
 
 from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, Covered, not_overwriting, overwrites
@@ -29,6 +35,23 @@ def check_torch(version: str) -> None:
 
 
 check_torch(torch.__version__)
+
+
+def _tell_dynamo() -> None:
+    """Let a block reach, while torch.compile traces, each function that it reaches elsewhere.
+
+    Dynamo calls modes only for the functions in a list, where some (`F.hardswish`, `torch.relu_`)
+    are missing, though their own code calls modes. It copies that list when it first traces.
+    """
+    overridable = get_overridable_functions()
+    listed = set(itertools.chain.from_iterable(overridable.values()))
+    missing = [f for f in (*FUNCTIONS, *FUNCTIONS_LEFT_ALONE) if f not in listed]
+    overridable[torch.nn.functional].extend(missing)
+    if dynamo := sys.modules.get("torch._dynamo.variables.torch"):
+        dynamo.get_overridable_functions().update(missing)
+
+
+_tell_dynamo()
 
 # The autograd functions below define no `jvp`: torch.compile(fullgraph=True) rejects that.
 
@@ -49,6 +72,22 @@ class _Call(NamedTuple):
     copy: Tensor | None = None
 
 
+def _save(ctx: Any, z: Tensor, read: Tensor | None) -> None:
+    """Save what the rule reads, if it does, and a mark for those who watch what is saved."""
+    kept = [read] if ctx.rule.reads_input else []
+    # One of them is activation checkpointing, which recomputes what is saved and would take other
+    # tensors for it if it did so without the rule. Stock functions save no empty tensor.
+    if not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(
+        True
+    ):
+        kept.append(torch.empty(0, device=z.device))
+    ctx.save_for_backward(*kept)
+
+
+def _saved(ctx: Any) -> Tensor | None:
+    return ctx.saved_tensors[0] if ctx.rule.reads_input else None
+
+
 class _Ruled(torch.autograd.Function):
     """The stock function, with the rule's field for its derivative."""
 
@@ -64,12 +103,11 @@ class _Ruled(torch.autograd.Function):
         if call.in_place:
             ctx.mark_dirty(z)
         ctx.rule = call.rule
-        ctx.save_for_backward((call.copy if call.in_place else z) if ctx.rule.reads_input else None)
+        _save(ctx, z, call.copy if call.in_place else z)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        (z,) = ctx.saved_tensors
-        return ctx.rule.gradient(z, g), None
+        return ctx.rule.gradient(_saved(ctx), g), None
 
 
 class _Joined(torch.autograd.Function):
@@ -84,12 +122,11 @@ class _Joined(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Rule, float], output: Tensor) -> None:
         _, z, ctx.rule, ctx.share = inputs
-        ctx.save_for_backward(z if ctx.rule.reads_input else None)
+        _save(ctx, z, z)
 
     @staticmethod
     def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        (z,) = ctx.saved_tensors
-        return ctx.share * g, ctx.rule.gradient(z, g), None, None
+        return ctx.share * g, ctx.rule.gradient(_saved(ctx), g), None, None
 
 
 # `apply` binds its arguments to the signature of `forward`, and working that out takes longer
@@ -169,7 +206,13 @@ def call(
     if args:
         z, args = args[0], args[1:]
     else:
-        z, kwargs = kwargs["input"], {k: v for k, v in kwargs.items() if k != "input"}
+        name = "input" if "input" in kwargs else "x"  # PyTorch takes NumPy's name, too
+        z, kwargs = kwargs[name], {k: v for k, v in kwargs.items() if k != name}
+    if isinstance(z, torch.fx.Proxy):
+        raise LbpError(
+            f"torch.fx would lose the backward rule {rule.name!r}: "
+            "trace outside the block and call the traced model inside it"
+        )
     if not in_place:
         return _out_of_place(rule, covered.learns, function, z, args, kwargs)
     # PyTorch's own node needs an input that stays as it is, and neither torch.compile nor the
@@ -209,18 +252,36 @@ class BackwardRule(TorchFunctionMode):
             return func(*args, **kwargs)
         if (covered.opt_in and not self.sign) or not torch.is_grad_enabled() or "out" in kwargs:
             return func(*args, **kwargs)
-        if self.rule.true_share == 1:
+        if self.rule.is_bp:
             return _stock(func, *args, **kwargs)
         return call(self.rule, covered, func, args, kwargs)
 
     def _warn(self, func: Callable[..., Any]) -> None:
-        if self.rule.true_share < 1 and not torch.compiler.is_compiling():
+        if not self.rule.is_bp and not torch.compiler.is_compiling():
             name, why = FUNCTIONS_LEFT_ALONE[func]
             warnings.warn(
                 f"{name} keeps its true derivative under the rule {self.rule.name!r}: {why}",
                 LbpWarning,
                 stacklevel=3,
             )
+
+
+class _OnlyInside(contextlib.AbstractContextManager[None]):
+    """The rule bp, a mode only where it is entered inside another block: modes cost time."""
+
+    def __init__(self, mode: BackwardRule) -> None:
+        self.mode = mode
+        self.entered: list[bool] = []
+
+    def __enter__(self) -> None:
+        modes = _get_current_function_mode_stack()
+        self.entered.append(any(isinstance(mode, BackwardRule) for mode in modes))
+        if self.entered[-1]:
+            self.mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.entered.pop():
+            self.mode.__exit__(*exception)  # type: ignore[no-untyped-call]
 
 
 def backward_rule(
@@ -234,13 +295,19 @@ def backward_rule(
     where the backward pass is: `loss.backward()` may stand after the block.
 
     Activation checkpointing calls the functions once more during the backward pass, where no block
-    holds, and PyTorch does not always notice. Use `lbp.linearize` with it, or give
-    `torch.utils.checkpoint.checkpoint` the argument
-    `context_fn=lambda: (contextlib.nullcontext(), backward_rule(rule))`.
+    holds: not even one around `loss.backward()`. Use `lbp.linearize` with it, or give
+    `torch.utils.checkpoint.checkpoint` the arguments `use_reentrant=False` and
+    `context_fn=lambda: (contextlib.nullcontext(), backward_rule(rule))`. Without them PyTorch
+    raises a `CheckpointError`, but with `use_reentrant=True` it silently takes true derivatives.
+
+    A block holds for the thread that enters it, not for others (`nn.DataParallel`), and not for
+    what is called past PyTorch's Python functions: `torch.ops.aten.relu` and TorchScript. Those
+    keep their true derivatives without a warning.
 
     The innermost block decides, and a module changed by `lbp.linearize` keeps its own rule. Under
     torch.no_grad() nothing is overridden. Double backward differentiates the rule's own field (for
-    "linear": the identity). Forward-mode automatic differentiation is not supported.
+    "linear": the identity); through PReLU, whose two gradients come from separate nodes, it is not
+    complete. Forward-mode automatic differentiation is not supported.
 
     Args:
         rule: "bp", "linear", "as-printed", "ste-clip", "leaky", `lbp.leaky(alpha)`, or a function
@@ -256,8 +323,5 @@ def backward_rule(
         LbpWarning: When something is called that no rule reaches, such as a softmax.
     """
     checked = as_rule(rule)
-    if checked.true_share == 1 and not any(
-        isinstance(mode, BackwardRule) for mode in _get_current_function_mode_stack()
-    ):
-        return contextlib.nullcontext()  # a mode would slow every function down
-    return BackwardRule(checked, sign)
+    mode = BackwardRule(checked, sign)
+    return _OnlyInside(mode) if checked.is_bp else mode

@@ -3,6 +3,7 @@
 import contextlib
 import copy
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,8 +12,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
-from torch.utils.checkpoint import checkpoint
+from torch.utils.checkpoint import CheckpointError, checkpoint
 
+from lbp.coverage import COVERED, coverage_table, resolve
 from lbp.errors import LbpError
 from lbp.modules import linearize, restore
 from lbp.override import backward_rule
@@ -78,9 +80,10 @@ def inside(model, rule):
     return forward
 
 
-def true_gradients_differ(expected):
-    """Whether the rule can be seen at all: a test on stock gradients would prove nothing."""
-    return any(not torch.allclose(g, e) for g, e in zip(gradients(net()), expected, strict=True))
+def not_stock(grads, model):
+    """Whether the rule can be seen at all: a test on true gradients would prove nothing."""
+    true = gradients(copy.deepcopy(model))
+    return any(not torch.allclose(t, g) for t, g in zip(true, grads, strict=True))
 
 
 @pytest.mark.slow
@@ -91,7 +94,7 @@ def test_compiles_without_graph_breaks(rule):
     model = net()
     f = inside(model, rule)
     expected = gradients(model, f)
-    assert true_gradients_differ(expected)
+    assert not_stock(expected, net())
     compiled = torch.compile(f, fullgraph=True, backend="aot_eager")
     assert_same(gradients(model, compiled), expected)
     changed, _ = linearize(net(), rule)
@@ -99,6 +102,23 @@ def test_compiles_without_graph_breaks(rule):
     assert_same(
         gradients(changed, torch.compile(changed, fullgraph=True, backend="aot_eager")), expected
     )
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # Inductor's own
+@pytest.mark.skipif(shutil.which("g++") is None, reason="Inductor needs a C++ compiler")
+def test_inductor_follows_the_rules():
+    """With the compiler that `torch.compile` takes if none is named; it fuses and recomputes."""
+    torch._dynamo.reset()
+    mixed = net(functions=False)
+    for name, rule in (("tanh", "linear"), ("prelu", "leaky"), ("silu", doubled)):
+        linearize(mixed, rule, where=name)
+    expected = gradients(mixed)
+    assert not_stock(expected, net(functions=False))
+    assert_same(gradients(mixed, torch.compile(mixed, fullgraph=True)), expected)
+    model = net()
+    f = inside(model, "as-printed")
+    assert_same(gradients(model, torch.compile(f, fullgraph=True)), gradients(model, f))
 
 
 @pytest.mark.slow
@@ -173,7 +193,23 @@ def test_checkpointing_recomputes_under_the_rule(rule, use_reentrant):
     def checkpointed(x):
         return checkpoint(changed, x.requires_grad_(), use_reentrant=use_reentrant)
 
-    assert_same(gradients(changed, checkpointed), gradients(changed))
+    expected = gradients(changed)
+    assert not_stock(expected, net(functions=False))
+    assert_same(gradients(changed, checkpointed), expected)
+
+
+@pytest.mark.slow
+@compiles
+@every_rule
+def test_checkpointing_inside_a_compiled_graph(rule):
+    torch._dynamo.reset()
+    changed, _ = linearize(net(functions=False), rule)
+
+    def checkpointed(x):
+        return checkpoint(changed, x, use_reentrant=False)
+
+    compiled = torch.compile(checkpointed, fullgraph=True, backend="aot_eager")
+    assert_same(gradients(changed, compiled), gradients(changed))
 
 
 @every_rule
@@ -300,6 +336,8 @@ x = inputs()[:4]
 for rule in ("linear", "as-printed", "leaky"):
     for model, rule_of_block in ((linearize(net(), rule)[0], "bp"), (net(), rule)):
         expected = gradients(model, inside(model, rule_of_block), x)
+        true = gradients(net(), None, x)
+        assert any(not torch.allclose(t, e) for t, e in zip(true, expected))
         whole = [g / 2 for g in expected]  # DDP averages over the ranks
         parallel = inside(DistributedDataParallel(model), rule_of_block)
         assert_same(gradients(model, parallel, x[2 * rank : 2 * rank + 2]), whole)
@@ -331,3 +369,55 @@ def test_distributed_data_parallel(tmp_path):
 def test_a_deep_copy_trains_alike():
     model, _ = linearize(net())
     assert_same(gradients(copy.deepcopy(model)), gradients(model))
+
+
+def spellings():
+    """Every function of the table, in place and not, with the arguments that it needs."""
+    further = {"leaky_relu": (0.2,), "threshold": (0.4, 7.0), "prelu": (torch.tensor([0.3]),)}
+    table = coverage_table()
+    for c in COVERED:
+        for name in (*c.functions, *c.in_place):
+            args = further.get(name.rpartition(".")[2].rstrip("_"), ())
+            yield pytest.param(resolve(name), args, {}, id=name)
+            if f"`{name}(inplace=True)`" in table:
+                yield pytest.param(resolve(name), args, {"inplace": True}, id=f"{name}, in place")
+
+
+@pytest.mark.slow
+@compiles
+@pytest.mark.parametrize(("function", "args", "options"), list(spellings()))
+def test_every_spelling_is_reached_when_compiled(function, args, options):
+    torch._dynamo.reset()
+
+    def f(z):
+        with backward_rule("linear", sign=True):
+            return function(z * 1, *args, **options)
+
+    z = torch.linspace(-6.83, 7.19, 11).requires_grad_()
+    out = torch.compile(f, fullgraph=True, backend="eager")(z)
+    out.sum().backward()
+    assert torch.equal(out, f(z))
+    assert torch.equal(z.grad, torch.ones(11))
+
+
+@every_rule
+def test_checkpointing_notices_a_recomputation_without_the_rule(rule):
+    """Even where all that is kept, weights and activations, has one shape."""
+    layers = [m for _ in range(4) for m in (nn.Linear(6, 6), nn.Tanh())]
+    x = torch.randn(6, 6, dtype=torch.float64)
+    with backward_rule(rule):
+        out = checkpoint(nn.Sequential(*layers).double(), x, use_reentrant=False)
+    with pytest.raises(CheckpointError, match="different"):
+        out.sum().backward()
+
+
+@every_rule
+def test_fx_traces_keep_the_rule_or_say_that_they_cannot(rule):
+    model, _ = linearize(net(functions=False), rule)
+    model = nn.Sequential(model.linear[0], model.prelu, model.linear[1], model.silu)
+    traced = torch.fx.symbolic_trace(model)
+    assert isinstance(traced, torch.fx.GraphModule)
+    assert_same(gradients(traced), gradients(model))
+    tanh = inside(torch.tanh, rule)
+    with pytest.raises(LbpError, match=r"torch\.fx would lose the backward rule"):
+        torch.fx.symbolic_trace(lambda z: tanh(z))

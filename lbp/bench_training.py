@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
-from lbp import cifar10, data
+from lbp import cifar10, data, timing
 from lbp.config import TEST_IMAGES, TRAIN_IMAGES, RunConfig
 from lbp.errors import LbpError
 from lbp.models import build, training_flop
@@ -103,25 +103,8 @@ def matmul_peak(size: int, dtype: torch.dtype, device: torch.device) -> float:
     matrix = torch.randn(size, size, device=device).to(dtype)
     best, end = float("inf"), time.perf_counter() + PEAK_SECONDS
     while time.perf_counter() < end:
-        best = min(best, _seconds(lambda: matrix @ matrix, device))
+        best = min(best, timing.seconds(lambda: matrix @ matrix, device))
     return 2 * size**3 / best
-
-
-def in_turn(device: torch.device, *actions: Callable[[], object]) -> np.ndarray:
-    """Time each action once a round, so that a noisy machine is noisy for all of them.
-
-    Returns:
-        Seconds, [ROUNDS, len(actions)].
-    """
-    return np.array([[_seconds(act, device) for act in actions] for _ in range(ROUNDS)])
-
-
-def _seconds(action: Callable[[], object], device: torch.device) -> float:
-    start = time.perf_counter()
-    action()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return time.perf_counter() - start
 
 
 def _count(number: int, what: str) -> str:
@@ -199,7 +182,7 @@ def _compare_with_the_usual_loop(setting: Setting, trainer: Trainer) -> float:
     )
     for act in actions:  # first calls allocate, choose algorithms and start processes
         act()
-    seconds = in_turn(device, *actions)
+    seconds = timing.in_turn(device, actions, ROUNDS)
     epoch, usual, evaluation = np.median(seconds, axis=0)
     images, tested = config.train_images, config.test_images
     _line(
@@ -247,7 +230,8 @@ def _compare_several(config: RunConfig, trainer: Trainer, root: Path) -> None:
     for ready in _ways(config, trainer, root):
         with ready as way:
             way.epoch()
-            alone, together = np.median(in_turn(device, trainer.train_epoch, way.epoch), axis=0)
+            actions = (trainer.train_epoch, way.epoch)
+            alone, together = np.median(timing.in_turn(device, actions, ROUNDS), axis=0)
         rate = way.images / together
         ratios[way.name] = rate * alone / config.train_images
         _line(f"  {way.name}", f"{rate:,.0f} ({ratios[way.name]:.2f}x)")

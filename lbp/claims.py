@@ -10,7 +10,7 @@ from dataclasses import dataclass, fields
 
 import yaml
 
-from lbp import measures, synthetic
+from lbp import cost_records, measures, synthetic
 from lbp.errors import LbpError, check_choice
 from lbp.paths import CLAIMS
 from lbp.reproduce import recorded
@@ -117,6 +117,7 @@ def measure_all(store: Store | None = None) -> dict[str, dict[str, dict[str, flo
     found = {"fig1": {"paper": synthetic.measures(synthetic.figure1())}}
     for figure, measure in measures.BY_FIGURE.items():
         found[figure] = {s: measure(recorded(figure, s, store)) for s in ("paper", "cpu")}
+    found["cost"] = {s: measures.cost(cost_records.recorded(s)) for s in ("paper", "cpu")}
     return found
 
 

@@ -1,4 +1,4 @@
-"""The command line: `lbp data`, `train`, `reproduce`, `status` and `claims`."""
+"""The command line: `lbp data`, `train`, `reproduce`, `status`, `results`, `cost` and `claims`."""
 
 import argparse
 import sys
@@ -70,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = moves.add_parser("add", help=text, description=text)
     sub.add_argument("file", type=Path)
     sub.set_defaults(command=_add)
+    text = "Time a training step under both rules and count the bytes it keeps; records both."
+    sub = command("cost", _cost, text)
+    sub.add_argument("--profile", default="recorded", help=", ".join(experiments.PROFILES))
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
     return parser
 
@@ -173,6 +176,19 @@ def _add(options: argparse.Namespace) -> int:
         path = Store().path(record.config)
         print(f"another result is recorded here and stays: {record.config}\n  {path}")
     return 1 if merged.different else 0
+
+
+def _cost(options: argparse.Namespace) -> int:
+    from lbp import cost_records  # here: it needs scipy, which training does not
+
+    for scale, comparisons in cost_records.measure(options.profile).items():
+        if options.profile == "recorded":
+            print(f"{scale}:" if comparisons else f"{scale}: nothing is recorded")
+            for comparison in comparisons:
+                print(f"  {cost_records.describe(comparison)}")
+        elif scale != "smoke":
+            print(f"{len(comparisons)} comparisons are recorded in {cost_records.path(scale)}")
+    return 0
 
 
 def _claims(options: argparse.Namespace) -> int:

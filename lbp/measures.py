@@ -1,4 +1,4 @@
-"""Numbers drawn from records, by which the paper's claims about CIFAR-10 are judged.
+"""Numbers drawn from records, by which the paper's claims about CIFAR-10 and cost are judged.
 
 Every function takes what there is: runs that are missing, or stale, leave numbers out.
 """
@@ -9,9 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
+from scipy.stats import quantile_test
 
 from lbp import experiments, paper
 from lbp.config import RunConfig
+from lbp.cost import Case, Comparison
 from lbp.paper import PaperCurve
 from lbp.record import Record
 from lbp.reproduce import Results
@@ -315,3 +317,72 @@ BY_FIGURE: Mapping[str, Callable[[Results], dict[str, float]]] = {
     "larger-step": larger_step,
     "precision": precision,
 }
+
+
+# --- of cost
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """The median of a ratio over the rounds of a comparison, and its 95 % confidence interval.
+
+    The interval is that of the order statistics, which assumes no distribution. With fewer than six
+    rounds there is none: its ends are NaN.
+    """
+
+    median: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.median:.3f}"
+        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
+def time_ratio(comparison: Comparison, arm: str = "linear") -> Ratio:
+    """Return the time of one of `lbp.cost.ARMS` over that of Backprop, round by round."""
+    ratios = np.divide(comparison.seconds[arm], comparison.seconds["bp"])
+    median = float(np.median(ratios))
+    interval = quantile_test(ratios, q=median, p=0.5).confidence_interval(0.95)
+    return Ratio(median, float(interval.low), float(interval.high))
+
+
+def kept_ratio(comparison: Comparison) -> float:
+    """Return the bytes kept under Linear Backprop over those kept under Backprop."""
+    return comparison.kept["linear"] / comparison.kept["bp"]
+
+
+def slower(comparisons: Iterable[Comparison]) -> list[Case]:
+    """Return the cases in which Linear Backprop is slower than Backprop beyond the noise.
+
+    There its interval lies above one, and above the interval of Backprop against itself.
+    """
+
+    def beyond_noise(comparison: Comparison) -> bool:
+        noise = time_ratio(comparison, "bp again")
+        return time_ratio(comparison).low > max(1.0, noise.high)
+
+    return [comparison.case for comparison in comparisons if beyond_noise(comparison)]
+
+
+def cost(comparisons: Sequence[Comparison]) -> dict[str, float]:
+    """Return the numbers of a scale; those whose cases are missing are left out.
+
+    - step_time_ratio: a step's time, linear over bp, of VGG19 with tanh, eager or compiled,
+      whichever favours the claim;
+    - smallest_ratio, largest_ratio: the same of all cases;
+    - kept_ratio_gelu, kept_ratio_silu: bytes kept, linear over bp, of VGG19, eager.
+    """
+    numbers = {}
+    vgg19 = [c for c in comparisons if c.case.model == "vgg19"]
+    tanh = [time_ratio(c).median for c in vgg19 if c.case.activation == "tanh"]
+    if len(tanh) == 2:
+        numbers["step_time_ratio"] = min(tanh)
+    if comparisons:
+        ratios = [time_ratio(c).median for c in comparisons]
+        numbers |= {"smallest_ratio": min(ratios), "largest_ratio": max(ratios)}
+    for c in vgg19:
+        if c.case.mode == "eager" and c.case.activation in ("gelu", "silu"):
+            numbers[f"kept_ratio_{c.case.activation}"] = kept_ratio(c)
+    return numbers

@@ -8,4 +8,5 @@ ROOT = _CHECKOUT if (_CHECKOUT / "_toc.yml").is_file() else Path.cwd()
 RESULTS = ROOT / "data" / "results"
 CHECKPOINTS = ROOT / "data" / "checkpoints"
 CLAIMS = ROOT / "data" / "claims.yml"
+COST = ROOT / "data" / "cost"
 PAPER_CURVES = ROOT / "data" / "paper" / "figures.csv"

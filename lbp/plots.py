@@ -11,8 +11,9 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
-from lbp import experiments, paper
+from lbp import experiments, measures, paper
 from lbp.config import RunConfig
+from lbp.cost import Comparison
 from lbp.paper import PaperCurve
 from lbp.record import Layers, Record
 from lbp.reproduce import Results
@@ -404,6 +405,108 @@ def _spread(glances: Sequence[Layers]) -> list[Layers]:
     """Return four of the glances at most: the first, the last and some between."""
     places = np.unique(np.linspace(0, len(glances) - 1, 4).round().astype(int))
     return [glances[place] for place in places]
+
+
+# --- cost
+
+NAMES = {
+    **{"vgg19": "VGG19", "resnet18": "ResNet-18"},
+    **{"tanh": "tanh", "relu": "ReLU", "gelu": "GELU", "silu": "SiLU"},
+}
+DEVICES = {"cpu": "a processor", "paper": "a GPU"}
+
+
+def step_times(found: Mapping[str, Sequence[Comparison]]) -> Figure:
+    """Draw the time of a training step over that of Backprop: medians and 95 % intervals.
+
+    Args:
+        found: Comparisons by scale; a row of panels for each scale that has some.
+    """
+    figure, rows = _cost_panels(found)
+    for scale, panels in rows.items():
+        for mode, axes in panels.items():
+            cases = [c for c in found[scale] if c.case.mode == mode]
+            axes.axvline(1, color=COLOURS["bp"], linewidth=2, label="Backprop")
+            _ratio_marks(axes, cases, "bp again", 0.17, "s", "0.45", "Backprop, timed again")
+            _ratio_marks(axes, cases, "linear", -0.17, "^", COLOURS["linear"], "Linear Backprop")
+            _name_cases(axes, cases)
+            axes.set_title(f"{mode}, on {DEVICES[scale]}")
+            axes.set_xlabel("time of a step / Backprop's")
+    _legend_below(figure, next(iter(rows.values())))
+    return figure
+
+
+def kept_bytes(found: Mapping[str, Sequence[Comparison]]) -> Figure:
+    """Draw the bytes that a forward pass keeps for the backward pass, as bars.
+
+    Args:
+        found: Comparisons by scale; a row of panels for each scale that has some.
+    """
+    figure, rows = _cost_panels(found)
+    for scale, panels in rows.items():
+        for mode, axes in panels.items():
+            cases = [c for c in found[scale] if c.case.mode == mode]
+            for rule, side, hatch in (("bp", 0.2, "///"), ("linear", -0.2, "")):
+                kept = [c.kept[rule] / 1e6 for c in cases]
+                places = [place + side for place in _places(cases)]
+                style: dict[str, Any] = {"color": COLOURS[rule], "hatch": hatch}
+                axes.barh(places, kept, 0.38, label=LABELS[rule], edgecolor="white", **style)
+                for place, c, value in zip(places, cases, kept, strict=True):
+                    text = f" {100 * measures.kept_ratio(c):.0f} %" if rule == "linear" else ""
+                    axes.text(value, place, text, va="center", fontsize=9)
+            _name_cases(axes, cases)
+            axes.set_title(f"{mode}, on {DEVICES[scale]}")
+            axes.set_xlabel("kept for the backward pass (MB)")
+            axes.margins(x=0.15)
+    _legend_below(figure, next(iter(rows.values())))
+    return figure
+
+
+def _cost_panels(
+    found: Mapping[str, Sequence[Comparison]],
+) -> tuple[Figure, dict[str, dict[str, Axes]]]:
+    """Return a figure and its panels by scale and mode."""
+    scales = [scale for scale, comparisons in found.items() if comparisons]
+    modes = list(dict.fromkeys(c.case.mode for scale in scales for c in found[scale]))
+    figure, grid = plt.subplots(
+        len(scales), len(modes), figsize=(5.2 * len(modes), 4.2 * len(scales)), squeeze=False
+    )
+    return figure, {
+        scale: dict(zip(modes, row, strict=True)) for scale, row in zip(scales, grid, strict=True)
+    }
+
+
+def _places(cases: Sequence[Comparison]) -> list[int]:
+    """Return a height for each case, the first one on top."""
+    return list(range(len(cases) - 1, -1, -1))
+
+
+def _name_cases(axes: Axes, cases: Sequence[Comparison]) -> None:
+    names = [f"{NAMES[c.case.model]}, {NAMES[c.case.activation]}" for c in cases]
+    axes.set_yticks(_places(cases), names, fontsize=10)
+    axes.grid(axis="y", visible=False)
+
+
+def _ratio_marks(
+    axes: Axes,
+    cases: Sequence[Comparison],
+    arm: str,
+    side: float,
+    marker: str,
+    colour: str,
+    label: str,
+) -> None:
+    ratios = [measures.time_ratio(c, arm) for c in cases]
+    places = [place + side for place in _places(cases)]
+    axes.hlines(
+        places, [r.low for r in ratios], [r.high for r in ratios], color=colour, linewidth=2
+    )
+    axes.plot([r.median for r in ratios], places, marker, color=colour, label=label)
+
+
+def _legend_below(figure: Figure, panels: Mapping[str, Axes]) -> None:
+    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
 
 
 # --- Figure 1

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 
-from lbp.config import RunConfig
 from lbp.paths import ROOT
 from lbp.record import Provenance
 
@@ -56,9 +55,9 @@ def _plain(node: Any) -> Any:
     return [_plain(child) for child in node] if isinstance(node, list) else repr(node)
 
 
-def provenance(config: RunConfig, device: torch.device, seconds: float) -> Provenance:
-    """Describe this process and a run that it finished in `seconds`."""
-    status = _git("status", "--porcelain", "--", ".", ":!data/results")
+def provenance(precision: str, device: torch.device, seconds: float) -> Provenance:
+    """Describe this process and what it has finished, in this precision, in `seconds`."""
+    status = _git("status", "--porcelain", "--", ".", ":!data/results", ":!data/cost")
     return Provenance(
         # A copy of the project without git can name its commit by LBP_COMMIT.
         commit=_git("rev-parse", "HEAD") or os.environ.get("LBP_COMMIT"),
@@ -69,7 +68,7 @@ def provenance(config: RunConfig, device: torch.device, seconds: float) -> Prove
         torchvision=version("torchvision"),
         device=device_name(device),
         threads=torch.get_num_threads(),
-        precision=config.precision,
+        precision=precision,
         finished=datetime.now(UTC).isoformat(timespec="seconds"),
         seconds=round(seconds, 3),
     )

@@ -240,7 +240,8 @@ def run(
             written.result()
     outcome: Outcome = "diverged" if _diverged(rows) else "finished"
     seconds = sum(row.seconds for row in rows)
-    return Record(config, outcome, rows, layers, provenance(config, trainers.device, seconds))
+    origin = provenance(config.precision, trainers.device, seconds)
+    return Record(config, outcome, rows, layers, origin)
 
 
 def discard_checkpoint(config: RunConfig, checkpoints: Path = CHECKPOINTS) -> None:

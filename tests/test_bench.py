@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
-from lbp import bench, bench_training, data
+from lbp import bench, bench_training, data, timing
 from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.models import build
@@ -84,15 +84,8 @@ def test_the_arithmetic_of_an_epoch_is_what_a_counter_finds(width, tolerance):
 
 def test_the_peak_counts_two_operations_for_each_product(monkeypatch):
     monkeypatch.setattr(bench_training, "PEAK_SECONDS", 0.01)
-    monkeypatch.setattr(bench_training, "_seconds", lambda act, device: act().sum() * 0 + 0.5)
+    monkeypatch.setattr(timing, "seconds", lambda act, device: act().sum() * 0 + 0.5)
     assert bench_training.matmul_peak(10, torch.float32, CPU) == pytest.approx(4000)
-
-
-def test_actions_are_timed_in_turn():
-    calls = []
-    seconds = bench_training.in_turn(CPU, lambda: calls.append("a"), lambda: calls.append("b"))
-    assert calls == ["a", "b"] * bench_training.ROUNDS
-    assert seconds.shape == (bench_training.ROUNDS, 2)
 
 
 # --- several runs at once

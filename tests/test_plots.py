@@ -3,9 +3,11 @@
 import matplotlib as mpl
 import numpy as np
 import pytest
+import torch
 from matplotlib.colors import to_rgb
 
-from lbp import experiments, paper, plots
+from lbp import cost, experiments, paper, plots
+from lbp.provenance import provenance
 from tests.test_claims import results_of
 
 mpl.use("Agg")
@@ -141,3 +143,53 @@ def test_precisions_are_told_apart():
     (axes,) = plots.precisions([results_of("precision", "cpu", half)]).axes
     styles = [line.get_linestyle() for line in axes.lines if len(line.get_xdata())]
     assert styles.count(":") == styles.count("-") == 6
+
+
+def comparisons(mode):
+    cases = [c for c in cost.SETTINGS["cpu"].cases if c.mode == mode]
+    origin = provenance("float32", torch.device("cpu"), 1.0)
+    return [
+        cost.Comparison(
+            case=case,
+            seconds={
+                "bp": [1.0] * 15,
+                "linear": [0.8 + 0.01 * place] * 15,
+                "bp again": np.linspace(0.9, 1.1, 15),
+            },
+            kept={"bp": 4_000_000, "linear": 1_000_000 * (1 + place % 2)},
+            provenance=origin,
+        )
+        for place, case in enumerate(cases)
+    ]
+
+
+def test_step_times_stand_beside_their_cases():
+    found = {"paper": [], "cpu": comparisons("eager") + comparisons("compiled")}
+    figure = plots.step_times(found)
+    eager, compiled = figure.axes
+    assert [axes.get_title() for axes in figure.axes] == [
+        "eager, on a processor",
+        "compiled, on a processor",
+    ]
+    for axes in (eager, compiled):
+        (linear,) = [line for line in axes.lines if line.get_marker() == "^"]
+        np.testing.assert_allclose(linear.get_xdata(), 0.8 + 0.01 * np.arange(8))
+        heights = dict(zip(axes.get_yticks(), axes.get_yticklabels(), strict=True))
+        names = [heights[round(y)].get_text() for y in linear.get_ydata()]
+        assert names[:2] == ["VGG19, tanh", "VGG19, ReLU"]
+        assert names[-1] == "ResNet-18, SiLU"
+        assert names[0] == heights[max(heights)].get_text()  # the first one on top
+        again = axes.collections[0].get_segments()  # fourth and twelfth of fifteen
+        np.testing.assert_allclose(again[0][:, 0], [0.9 + 3 * 0.2 / 14, 0.9 + 11 * 0.2 / 14])
+
+
+def test_kept_bytes_are_bars_of_megabytes():
+    found = {"paper": comparisons("eager"), "cpu": comparisons("eager")}
+    gpu, processor = plots.kept_bytes(found).axes
+    assert gpu.get_title() == "eager, on a GPU"
+    widths = [bar.get_width() for bar in processor.patches]
+    assert widths == [4.0] * 8 + [1.0, 2.0] * 4
+    assert [text.get_text() for text in processor.texts if text.get_text()] == [
+        " 25 %",
+        " 50 %",
+    ] * 4

@@ -50,10 +50,10 @@ class Report:
     left: dict[str, str]
 
     def __str__(self) -> str:
-        lines = [f"{len(self.changed)} activations changed to the rule {self.rule}"]
+        lines = [f"changed to the rule {self.rule}: {len(self.changed)}"]
         lines += [f"  {name or '(the model)'}: {kind}" for name, kind in self.changed.items()]
         if self.left:
-            lines += [f"{len(self.left)} modules left as they were"]
+            lines += [f"left as they were: {len(self.left)}"]
             lines += [f"  {name or '(the model)'}: {why}" for name, why in self.left.items()]
         return "\n".join(lines)
 

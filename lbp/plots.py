@@ -453,7 +453,7 @@ def kept_bytes(found: Mapping[str, Sequence[Comparison]]) -> Figure:
                 axes.barh(places, kept, 0.38, label=LABELS[rule], edgecolor="white", **style)
                 for place, c, value in zip(places, cases, kept, strict=True):
                     text = f" {100 * measures.kept_ratio(c):.0f} %" if rule == "linear" else ""
-                    axes.text(value, place, text, va="center", fontsize=9)
+                    axes.text(value, place, text, va="center_baseline", fontsize=9)
             _name_cases(axes, cases)
             axes.set_title(f"{mode}, on {DEVICES[scale]}")
             axes.set_xlabel("kept for the backward pass (MB)")
@@ -469,7 +469,11 @@ def _cost_panels(
     scales = [scale for scale, comparisons in found.items() if comparisons]
     modes = list(dict.fromkeys(c.case.mode for scale in scales for c in found[scale]))
     figure, grid = plt.subplots(
-        len(scales), len(modes), figsize=(5.2 * len(modes), 4.2 * len(scales)), squeeze=False
+        len(scales),
+        len(modes),
+        figsize=(5.2 * len(modes), 5.0 * len(scales)),
+        sharex="row",
+        squeeze=False,
     )
     return figure, {
         scale: dict(zip(modes, row, strict=True)) for scale, row in zip(scales, grid, strict=True)

@@ -452,7 +452,7 @@ def test_the_report_names_what_was_changed_and_what_was_left():
         "gate": "Sigmoid, not chosen",
         "softmax": "not element-wise, its derivative is a matrix",
     }
-    assert "2 activations changed to the rule linear\n  act: PReLU" in str(report)
+    assert "changed to the rule linear: 2\n  act: PReLU" in str(report)
     assert "rule=linear" in repr(model.inner[1])
 
 

@@ -12,7 +12,6 @@ from typing import Any, Literal, get_args
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
 from torch.utils.flop_counter import FlopCounterMode
 
 from lbp import models, rules
@@ -203,6 +202,8 @@ def compare(case: Case, setting: Setting) -> Comparison:
     Raises:
         LbpError: If torch.compile finds no C++ compiler, or fails otherwise.
     """
+    from torch._dynamo.exc import BackendCompilerFailed  # here: loading Dynamo takes seconds
+
     start = time.perf_counter()
     device = torch.device(setting.device)
     torch.compiler.reset()

@@ -1,11 +1,11 @@
 """Which activation functions a backward rule reaches, and which it leaves alone, as plain data.
 
 `COVERED` and `LEFT_ALONE` are what `lbp.override` and `lbp.modules` look functions and modules
-up in, and what `coverage_table` prints: the table in the book cannot disagree with the code.
+up in, and what the tables in the book are made of: they cannot disagree with the code.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -210,22 +210,27 @@ def not_overwriting(
 
 
 def coverage_table() -> str:
-    """Return what is covered, and what is left alone, as a table in Markdown."""
-
-    def code(names: tuple[str, ...]) -> str:
-        return ", ".join(f"`{name}`" for name in names)
+    """Return what is covered as a table in Markdown."""
 
     def in_place(c: Covered) -> str:
         flagged = [n for n in c.functions if resolve(n) in _INPLACE_ARGUMENT]
-        return ", ".join(
-            [*(f"`{n}(inplace=True)`" for n in flagged), *filter(None, [code(c.in_place)])]
-        )
+        return _code([*(f"{name}(inplace=True)" for name in flagged), *c.in_place])
 
     rows = ["| activation | functions and methods | in place | note |", "| --- | --- | --- | --- |"]
     for c in COVERED:
-        name = f"`nn.{c.name}`" if hasattr(nn, c.name) else f"`{c.name}`"
-        rows.append(f"| {name} | {code(c.functions)} | {in_place(c)} | {c.note} |")
-    for d in LEFT_ALONE:
-        modules = code(tuple(f"nn.{name}" for name in d.modules))
-        rows.append(f"| {modules} | {code(d.functions)} | | **left alone**: {d.why} |")
+        name = f"nn.{c.name}" if hasattr(nn, c.name) else c.name
+        rows.append(f"| `{name}` | {_code(c.functions)} | {in_place(c)} | {c.note} |")
     return "\n".join(rows)
+
+
+def left_alone_table() -> str:
+    """Return what is left alone, and why, as a table in Markdown."""
+    rows = ["| left alone | functions and methods | why |", "| --- | --- | --- |"]
+    for d in LEFT_ALONE:
+        modules = _code([f"nn.{name}" for name in d.modules])
+        rows.append(f"| {modules} | {_code(d.functions)} | {d.why} |")
+    return "\n".join(rows)
+
+
+def _code(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import stdtrit
-from scipy.stats import quantile_test
 
 from lbp import experiments, paper
 from lbp.config import RunConfig
@@ -342,6 +341,8 @@ class Ratio:
 
 def time_ratio(comparison: Comparison, arm: str = "linear") -> Ratio:
     """Return the time of one of `lbp.cost.ARMS` over that of Backprop, round by round."""
+    from scipy.stats import quantile_test  # here: it takes a second, and most need it not
+
     ratios = np.divide(comparison.seconds[arm], comparison.seconds["bp"])
     median = float(np.median(ratios))
     interval = quantile_test(ratios, q=median, p=0.5).confidence_interval(0.95)

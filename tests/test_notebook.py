@@ -1,6 +1,8 @@
 """The check of a notebook's parameters."""
 
 import math
+import subprocess
+import sys
 
 import pytest
 
@@ -29,3 +31,9 @@ def test_wrong_ones_are_told(given, message):
 
 def test_a_notebook_shows_the_line_alone():
     assert LbpError("what to do")._render_traceback_() == ["LbpError: what to do"]
+
+
+def test_notebooks_do_not_wait_for_the_compiler():
+    code = "import sys, lbp.notebook, lbp.plots; print('torch._dynamo' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

@@ -413,7 +413,7 @@ NAMES = {
     **{"vgg19": "VGG19", "resnet18": "ResNet-18"},
     **{"tanh": "tanh", "relu": "ReLU", "gelu": "GELU", "silu": "SiLU"},
 }
-DEVICES = {"cpu": "a processor", "paper": "a GPU"}
+DEVICES = {"smoke": "a processor, as a test", "cpu": "a processor", "paper": "a GPU"}
 
 
 def step_times(found: Mapping[str, Sequence[Comparison]]) -> Figure:
@@ -422,17 +422,13 @@ def step_times(found: Mapping[str, Sequence[Comparison]]) -> Figure:
     Args:
         found: Comparisons by scale; a row of panels for each scale that has some.
     """
-    figure, rows = _cost_panels(found)
-    for scale, panels in rows.items():
-        for mode, axes in panels.items():
-            cases = [c for c in found[scale] if c.case.mode == mode]
-            axes.axvline(1, color=COLOURS["bp"], linewidth=2, label="Backprop")
-            _ratio_marks(axes, cases, "bp again", 0.17, "s", "0.45", "Backprop, timed again")
-            _ratio_marks(axes, cases, "linear", -0.17, "^", COLOURS["linear"], "Linear Backprop")
-            _name_cases(axes, cases)
-            axes.set_title(f"{mode}, on {DEVICES[scale]}")
-            axes.set_xlabel("time of a step / Backprop's")
-    _legend_below(figure, next(iter(rows.values())))
+    figure, panels = _cost_panels(found, "time of a step / Backprop's")
+    for axes, cases in panels:
+        axes.axvline(1, color=COLOURS["bp"], linewidth=2, label="Backprop")
+        _ratio_marks(axes, cases, "bp again", 0.17, "s", "0.45", "Backprop, timed again")
+        _ratio_marks(axes, cases, "linear", -0.17, "^", COLOURS["linear"], "Linear Backprop")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
     return figure
 
 
@@ -442,30 +438,26 @@ def kept_bytes(found: Mapping[str, Sequence[Comparison]]) -> Figure:
     Args:
         found: Comparisons by scale; a row of panels for each scale that has some.
     """
-    figure, rows = _cost_panels(found)
-    for scale, panels in rows.items():
-        for mode, axes in panels.items():
-            cases = [c for c in found[scale] if c.case.mode == mode]
-            for rule, side, hatch in (("bp", 0.2, "///"), ("linear", -0.2, "")):
-                kept = [c.kept[rule] / 1e6 for c in cases]
-                places = [place + side for place in _places(cases)]
-                style: dict[str, Any] = {"color": COLOURS[rule], "hatch": hatch}
-                axes.barh(places, kept, 0.38, label=LABELS[rule], edgecolor="white", **style)
-                for place, c, value in zip(places, cases, kept, strict=True):
-                    text = f" {100 * measures.kept_ratio(c):.0f} %" if rule == "linear" else ""
-                    axes.text(value, place, text, va="center_baseline", fontsize=9)
-            _name_cases(axes, cases)
-            axes.set_title(f"{mode}, on {DEVICES[scale]}")
-            axes.set_xlabel("kept for the backward pass (MB)")
-            axes.margins(x=0.15)
-    _legend_below(figure, next(iter(rows.values())))
+    figure, panels = _cost_panels(found, "kept for the backward pass (MB)")
+    for axes, cases in panels:
+        for rule, side, hatch in (("bp", 0.2, "///"), ("linear", -0.2, "")):
+            kept = [c.kept[rule] / 1e6 for c in cases]
+            places = [place + side for place in _places(cases)]
+            style: dict[str, Any] = {"color": COLOURS[rule], "hatch": hatch}
+            axes.barh(places, kept, 0.38, label=LABELS[rule], edgecolor="white", **style)
+            for place, c, value in zip(places, cases, kept, strict=True):
+                text = f" {100 * measures.kept_ratio(c):.0f} %" if rule == "linear" else ""
+                axes.text(value, place, text, va="center_baseline", fontsize=9)
+        axes.margins(x=0.15)
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=10)
     return figure
 
 
 def _cost_panels(
-    found: Mapping[str, Sequence[Comparison]],
-) -> tuple[Figure, dict[str, dict[str, Axes]]]:
-    """Return a figure and its panels by scale and mode."""
+    found: Mapping[str, Sequence[Comparison]], xlabel: str
+) -> tuple[Figure, list[tuple[Axes, list[Comparison]]]]:
+    """Return a figure with a panel for each scale and mode, and each panel's comparisons."""
     scales = [scale for scale, comparisons in found.items() if comparisons]
     modes = list(dict.fromkeys(c.case.mode for scale in scales for c in found[scale]))
     figure, grid = plt.subplots(
@@ -475,20 +467,22 @@ def _cost_panels(
         sharex="row",
         squeeze=False,
     )
-    return figure, {
-        scale: dict(zip(modes, row, strict=True)) for scale, row in zip(scales, grid, strict=True)
-    }
+    panels = []
+    for scale, row in zip(scales, grid, strict=True):
+        for mode, axes in zip(modes, row, strict=True):
+            cases = [c for c in found[scale] if c.case.mode == mode]
+            names = [f"{NAMES[c.case.model]}, {NAMES[c.case.activation]}" for c in cases]
+            axes.set_yticks(_places(cases), names, fontsize=10)
+            axes.grid(axis="y", visible=False)
+            axes.set_title(f"{mode}, on {DEVICES[scale]}")
+            axes.set_xlabel(xlabel)
+            panels.append((axes, cases))
+    return figure, panels
 
 
 def _places(cases: Sequence[Comparison]) -> list[int]:
     """Return a height for each case, the first one on top."""
     return list(range(len(cases) - 1, -1, -1))
-
-
-def _name_cases(axes: Axes, cases: Sequence[Comparison]) -> None:
-    names = [f"{NAMES[c.case.model]}, {NAMES[c.case.activation]}" for c in cases]
-    axes.set_yticks(_places(cases), names, fontsize=10)
-    axes.grid(axis="y", visible=False)
 
 
 def _ratio_marks(
@@ -506,11 +500,6 @@ def _ratio_marks(
         places, [r.low for r in ratios], [r.high for r in ratios], color=colour, linewidth=2
     )
     axes.plot([r.median for r in ratios], places, marker, color=colour, label=label)
-
-
-def _legend_below(figure: Figure, panels: Mapping[str, Axes]) -> None:
-    handles, labels = next(iter(panels.values())).get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
 
 
 # --- Figure 1

@@ -1,19 +1,14 @@
-"""Linear Backprop: the backward rules, for any model, and what reproduces the paper with them."""
+"""Linear Backprop: backward rules for any model, and what reproduces the paper with them."""
 
 from lbp.errors import LbpError, LbpWarning
 from lbp.fields import Rule, leaky
 from lbp.modules import from_layer, linearize, restore
 from lbp.override import backward_rule
-from lbp.rules import ACTIVATIONS, RULES, Activation, activate
 
 __all__ = [
-    "ACTIVATIONS",
-    "RULES",
-    "Activation",
     "LbpError",
     "LbpWarning",
     "Rule",
-    "activate",
     "backward_rule",
     "from_layer",
     "leaky",

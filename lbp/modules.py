@@ -193,6 +193,11 @@ def _no_activations(modules: dict[str, nn.Module]) -> str:
 def _change(module: nn.Module, rule: Rule) -> None:
     """Make one activation module follow a rule; "bp" makes a stock module of it."""
     stock = STOCK.get(type(module), type(module))
+    if isinstance(module, _UnderRule) and type(module) not in STOCK:
+        raise LbpError(
+            f"{type(module).__name__} was made of a changed module: "
+            "undo that first (a parametrization, for instance)"
+        )
     if type(module) in STOCK:
         module.__class__ = stock
         del module.lbp_rule
@@ -259,7 +264,8 @@ def restore(model: Model) -> Model:
     """Undo every `linearize` on a model, in place, and return it.
 
     Raises:
-        LbpError: If it is no model.
+        LbpError: If it is no model, or if the class of a changed module has been changed again, as
+            by `torch.nn.utils.parametrize`.
     """
     _check_model(model)
     for module in model.modules():

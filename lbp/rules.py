@@ -1,4 +1,7 @@
-"""The backward rules: what an activation function does to the error on its way back.
+"""The backward rules of the book's own networks, each as the paper's algorithms have it.
+
+`lbp.linearize` and `lbp.backward_rule` give the same rules, and more, to any model. These few lines
+stay apart from them: the recorded runs follow no others.
 
 With pre-activations `a` and incoming error `g` (the gradient with respect to `f(a)`), the
 gradient with respect to `a` is::

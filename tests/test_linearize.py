@@ -3,8 +3,11 @@
 import copy
 import inspect
 import io
+import json
 import math
 import pickle
+import subprocess
+import sys
 import warnings
 
 import pytest
@@ -13,6 +16,7 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrize
 from torch.overrides import TorchFunctionMode
 
 from lbp import rules
@@ -529,6 +533,30 @@ def test_a_copy_follows_the_rule(how, rule):
     restore(twin)
     assert type(twin.gate) is nn.Sigmoid
     assert (type(model.gate) is nn.Sigmoid) == (rule == "bp")
+
+
+def test_another_process_can_load_a_model(tmp_path):
+    model, _ = linearize(Block().double().eval(), "leaky")
+    model = model.inner  # `Block` itself is known only here
+    torch.save(model, tmp_path / "model.pt")
+    code = (
+        "import torch\n"
+        f"model = torch.load({str(tmp_path / 'model.pt')!r}, weights_only=False)\n"
+        "model(torch.linspace(-2, 2, 12).double().view(2, 6)).sum().backward()\n"
+        "print(model[0].bias.grad.tolist())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    model(torch.linspace(-2, 2, 12).double().view(2, 6)).sum().backward()
+    assert json.loads(done.stdout) == model[0].bias.grad.tolist()
+
+
+def test_a_module_that_was_made_of_a_changed_one_is_named():
+    model, _ = linearize(nn.Sequential(nn.PReLU()))
+    parametrize.register_parametrization(model[0], "weight", nn.Identity())
+    with pytest.raises(LbpError, match="ParametrizedRuledPReLU was made of a changed module"):
+        restore(model)
+    parametrize.remove_parametrizations(model[0], "weight")
+    assert type(restore(model)[0]) is nn.PReLU
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,8 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 # "bp again" is the step of "bp" timed a second time: the two differ by nothing but noise.
 ARMS = ("bp", "linear", "bp again")
+# The modules of this package that decide what is found.
+MODULES = ("models", "fields", "coverage", "modules", "override", "timing", "cost")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,6 +67,7 @@ class Comparison:
 
     case: Case
     seconds: Mapping[str, Sequence[float]]  # of one step, a value for each round; by arm
+    steps: int  # of whose time in a row each value is the mean
     kept: Mapping[str, int]  # bytes that autograd keeps for the backward pass; by rule
     provenance: Provenance
 
@@ -76,7 +79,7 @@ class Setting:
     device: Literal["cpu", "cuda"]
     cases: Sequence[Case]
     rounds: int
-    steps: int  # in a row, of which a round takes the mean
+    steps: int  # taken in a row; a round records their mean
 
 
 def _grid(**fields: Any) -> list[Case]:
@@ -118,8 +121,8 @@ SETTINGS = {
         rounds=2,
         steps=1,
     ),
-    "cpu": Setting("cpu", _grid(batch=32, precision="float32"), rounds=15, steps=1),
-    "paper": Setting("cuda", _grid(batch=128, precision="bf16"), rounds=15, steps=10),
+    "cpu": Setting("cpu", _grid(batch=32, precision="float32"), rounds=18, steps=1),
+    "paper": Setting("cuda", _grid(batch=128, precision="bf16"), rounds=18, steps=10),
 }  # fmt: skip
 
 
@@ -177,8 +180,9 @@ class Step:
 def bytes_kept(step: Step) -> int:
     """Return the bytes that a forward pass leaves for the backward pass.
 
-    The model's parameters and buffers, which are there anyway, do not count. Tensors that share
-    their memory, as an activation's output and the next layer's input do, count once.
+    The model's parameters and buffers, which are there anyway, do not count, but copies of them do,
+    as autocast and compilers make. Tensors that share their memory, as an activation's output and
+    the next layer's input do, count once.
     """
     own = [*step.model.parameters(), *step.model.buffers()]
     there = {tensor.untyped_storage()._cdata for tensor in own}
@@ -200,9 +204,11 @@ def compare(case: Case, setting: Setting) -> Comparison:
     """Measure a case.
 
     Raises:
-        LbpError: If torch.compile finds no C++ compiler, or fails otherwise.
+        LbpError: If torch.compile finds no compiler, or fails otherwise.
     """
-    from torch._dynamo.exc import BackendCompilerFailed  # here: loading Dynamo takes seconds
+    # Here, because loading Dynamo takes seconds.
+    from torch._dynamo.exc import BackendCompilerFailed
+    from torch._inductor.exc import TritonMissing
 
     start = time.perf_counter()
     device = torch.device(setting.device)
@@ -219,19 +225,22 @@ def compare(case: Case, setting: Setting) -> Comparison:
     for step in (bp, linear):  # first calls compile, allocate and choose algorithms
         try:
             several(step)()
-        except BackendCompilerFailed as error:
+        except (BackendCompilerFailed, TritonMissing) as error:
             reason = str(error).partition("\n")[0]
             raise LbpError(
-                f"torch.compile fails here ({reason}); on a processor it needs a C++ compiler: "
-                "install one, such as g++"
+                f"torch.compile fails here ({reason}): install a C++ compiler, such as g++, and "
+                "for a GPU Triton"
             ) from error
     kept = {"bp": bytes_kept(bp), "linear": bytes_kept(linear)}
-    times = in_turn(device, [several(bp), several(linear), several(bp)], setting.rounds)
+    arms = [several(bp), several(linear), several(bp)]
+    in_turn(device, arms, 1)  # not counted: after the bytes were counted, a step takes longer
+    times = in_turn(device, arms, setting.rounds)
     return Comparison(
         case=case,
         seconds=dict(zip(ARMS, (times / setting.steps).T.tolist(), strict=True)),
+        steps=setting.steps,
         kept=kept,
-        provenance=provenance(case.precision, device, time.perf_counter() - start),
+        provenance=provenance(case.precision, device, time.perf_counter() - start, MODULES),
     )
 
 
@@ -239,8 +248,8 @@ def compare(case: Case, setting: Setting) -> Comparison:
 class Arithmetic:
     """What one image takes in a training step."""
 
-    units: int  # of all activation functions: O(ml)
-    flop: int  # in convolutions and linear layers, forward and backward: O(m^2 l)
+    units: int  # of all activation functions
+    flop: int  # in convolutions and linear layers, forward and backward
 
 
 def arithmetic(model: str) -> Arithmetic:

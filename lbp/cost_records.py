@@ -12,6 +12,7 @@ from lbp import cost, experiments
 from lbp.cost import ARMS, Case, Comparison
 from lbp.errors import LbpError, check_choice
 from lbp.paths import COST
+from lbp.provenance import fingerprint
 from lbp.record import Provenance
 
 
@@ -106,6 +107,7 @@ def _from_json(line: str) -> Comparison:
     comparison = Comparison(
         case=Case(**data["case"]),
         seconds={arm: [float(value) for value in data["seconds"][arm]] for arm in ARMS},
+        steps=int(data["steps"]),
         kept={rule: int(data["kept"][rule]) for rule in ("bp", "linear")},
         provenance=Provenance(**data["provenance"]),
     )
@@ -118,8 +120,10 @@ def describe(comparison: Comparison) -> str:
     """Return what was found for a case in one line, medians over the rounds."""
     bp, linear, again = (np.array(comparison.seconds[arm]) for arm in ARMS)
     kept = [comparison.kept[rule] / 1e6 for rule in ("bp", "linear")]
+    stale = comparison.provenance.fingerprint != fingerprint(cost.MODULES)
     return (
         f"{comparison.case}: bp {1e3 * np.median(bp):.4g} ms, "
         f"linear / bp {np.median(linear / bp):.3f}, bp again / bp {np.median(again / bp):.3f}; "
         f"kept {kept[0]:.1f} MB, linear {kept[1]:.1f} MB"
+        f"{'; stale, by other code' if stale else ''}"
     )

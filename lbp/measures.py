@@ -357,7 +357,8 @@ def kept_ratio(comparison: Comparison) -> float:
 def slower(comparisons: Iterable[Comparison]) -> list[Case]:
     """Return the cases in which Linear Backprop is slower than Backprop beyond the noise.
 
-    There its interval lies above one, and above the interval of Backprop against itself.
+    There its interval lies above one, and above the interval of Backprop against itself. With fewer
+    than six rounds there is no interval, and no case is named.
     """
 
     def beyond_noise(comparison: Comparison) -> bool:

@@ -21,13 +21,13 @@ NUMERICAL_MODULES = ("rules", "models", "data", "train", "probe")
 
 
 @functools.cache
-def fingerprint() -> str:
-    """Return 16 hexadecimal digits that change only if the numerical code does.
+def fingerprint(modules: tuple[str, ...] = NUMERICAL_MODULES) -> str:
+    """Return 16 hexadecimal digits that change only if the code of these modules does.
 
     Comments, docstrings and layout do not count. A record with another fingerprint is stale.
     """
     digest = hashlib.sha256()
-    for name in NUMERICAL_MODULES:
+    for name in modules:
         digest.update(code_digest((Path(__file__).parent / f"{name}.py").read_text()))
     return digest.hexdigest()[:16]
 
@@ -55,14 +55,26 @@ def _plain(node: Any) -> Any:
     return [_plain(child) for child in node] if isinstance(node, list) else repr(node)
 
 
-def provenance(precision: str, device: torch.device, seconds: float) -> Provenance:
-    """Describe this process and what it has finished, in this precision, in `seconds`."""
+def provenance(
+    precision: str,
+    device: torch.device,
+    seconds: float,
+    modules: tuple[str, ...] = NUMERICAL_MODULES,
+) -> Provenance:
+    """Describe this process and what it has finished, in this precision, in `seconds`.
+
+    Args:
+        precision: As in `lbp.config.RunConfig`.
+        device: What it ran on.
+        seconds: How long it took.
+        modules: Those of this package that decide the result.
+    """
     status = _git("status", "--porcelain", "--", ".", ":!data/results", ":!data/cost")
     return Provenance(
         # A copy of the project without git can name its commit by LBP_COMMIT.
         commit=_git("rev-parse", "HEAD") or os.environ.get("LBP_COMMIT"),
         dirty=None if status is None else bool(status),
-        fingerprint=fingerprint(),
+        fingerprint=fingerprint(modules),
         python=platform.python_version(),
         torch=torch.__version__,
         torchvision=version("torchvision"),

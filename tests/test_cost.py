@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
@@ -37,6 +38,7 @@ def comparison(linear, again=(1.0,) * 15, of=None):
     return Comparison(
         case=of or case(),
         seconds={"bp": [1.0] * len(linear), "linear": list(linear), "bp again": list(again)},
+        steps=1,
         kept={"bp": 10, "linear": 7},
         provenance=provenance("float32", CPU, 1.0),
     )
@@ -74,14 +76,26 @@ def test_a_step_changes_the_weights():
     assert any(not torch.equal(p, q) for p, q in zip(step.model.parameters(), before, strict=True))
 
 
-@pytest.mark.parametrize(
-    ("model", "flop"), [("vgg19", 2.385e9), ("resnet18", 6 * 0.5555e9 - 2 * 27 * 64 * 32**2)]
-)
-def test_the_arithmetic_is_that_of_the_layers(model, flop):
-    """Known multiplications of a forward pass, times six, without the images' gradient."""
+def products(model):
+    """Multiplications of a forward pass, layer by layer: inputs, outputs, weights, places."""
+    if model == "vgg19":
+        widths = [3, 64, 64, 128, 128, *[256] * 4, *[512] * 8]
+        sides = [32] * 2 + [16] * 2 + [8] * 4 + [4] * 4 + [2] * 4
+        layers = [*zip(widths[:-1], widths[1:], [9] * 16, sides, strict=True), (512, 10, 1, 1)]
+    else:
+        layers = [(3, 64, 9, 32), *[(64, 64, 9, 32)] * 4, (512, 10, 1, 1)]
+        for width, side in ((128, 16), (256, 8), (512, 4)):
+            layers += [(width // 2, width, 9, side), *[(width, width, 9, side)] * 3]
+            layers += [(width // 2, width, 1, side)]  # the shortcut
+    return [inputs * outputs * weights * side**2 for inputs, outputs, weights, side in layers]
+
+
+@every_model
+def test_the_arithmetic_is_that_of_the_layers(model):
+    """Forward, for the error and for the weights; the first layer passes no error on."""
     found = cost.arithmetic(model)
     assert found.units == UNITS[model]
-    assert found.flop == pytest.approx(flop, rel=2e-3)
+    assert found.flop == 6 * sum(products(model)) - 2 * products(model)[0]
 
 
 # --- the bytes
@@ -129,15 +143,33 @@ def test_linear_backprop_lets_the_inputs_of_gelu_and_silu_go(model, activation):
     assert kept["bp"] - kept["linear"] == 2 * 4 * freed  # a batch of two, four bytes each
 
 
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
+def test_bytes_are_counted_in_compiled_networks_too(monkeypatch):
+    """The tracer alone decides here what to keep, and it keeps what eager mode does, or less."""
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    torch._dynamo.reset()
+    kept = {}
+    for rule in ("bp", "linear"):
+        step = Step(case("vgg19", "gelu", "compiled"), rule, CPU)
+        step.take()
+        graphs = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+        kept[rule] = bytes_kept(step)
+        assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == graphs
+    assert kept["bp"] - kept["linear"] == 2 * 4 * UNITS["vgg19"]
+
+
 # --- time
 
 
-def test_actions_are_timed_in_turn():
+def test_actions_are_timed_in_every_order():
     calls = []
     actions = [lambda name=name: calls.append(name) for name in "abc"]
-    times = timing.in_turn(CPU, actions, 3)
-    assert "".join(calls) == "abccabbca"
-    assert times.shape == (3, 3)
+    times = timing.in_turn(CPU, actions, 8)
+    rounds = ["".join(calls[k : k + 3]) for k in range(0, 24, 3)]
+    assert sorted(rounds[:6]) == ["abc", "acb", "bac", "bca", "cab", "cba"]
+    assert rounds[6:] == rounds[:2]
+    assert times.shape == (8, 3)
 
 
 def test_a_time_stands_under_its_own_action(monkeypatch):
@@ -192,6 +224,10 @@ def test_the_claim_gets_its_better_mode():
     )
     assert "step_time_ratio" not in measures.cost([eager, gelu])
     assert measures.cost([]) == {}
+
+
+def test_few_rounds_name_no_case():
+    assert measures.slower([comparison([5.0, 5.0], [1.0, 1.0])]) == []
 
 
 # --- the records
@@ -281,14 +317,14 @@ def test_without_a_compiler_one_line_says_so():
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("lbp.errors.LbpError: torch.compile fails here (")
-    assert "install one, such as g++" in last
+    assert "install a C++ compiler" in last
 
 
 # --- the committed records
 
 
 @pytest.mark.parametrize("scale", ["cpu", "paper"])
-def test_recorded_bytes_are_those_of_today(scale):
+def test_recorded_bytes_freed_are_those_of_the_units(scale):
     """What is freed does not depend on the machine, but for the size of a number in bf16."""
     found = cost_records.recorded(scale)
     assert [c.case for c in found] == (cost.SETTINGS[scale].cases if found else [])
@@ -299,13 +335,20 @@ def test_recorded_bytes_are_those_of_today(scale):
             assert freed == c.case.batch * size * UNITS[c.case.model]
 
 
-def test_the_reduced_scale_is_recorded_and_linear_backprop_is_never_slower():
+def test_the_reduced_scale_is_recorded_and_no_case_is_slower_beyond_the_noise():
     found = cost_records.recorded("cpu")
     assert len(found) == 16
     assert {c.provenance.dirty for c in found} == {False}
     assert measures.slower(found) == []
     numbers = measures.cost(found)
     assert max(numbers["kept_ratio_gelu"], numbers["kept_ratio_silu"]) <= 0.7
+
+
+def test_the_recorded_timing_was_warm():
+    """The first round is like the others, over all cases; one alone may meet a busy moment."""
+    found = cost_records.recorded("cpu")
+    first = [c.seconds[arm][0] / np.median(c.seconds[arm][1:]) for c in found for arm in ARMS]
+    assert np.median(first) < 1.1
 
 
 def test_more_cases_are_never_lost_by_a_new_grid():

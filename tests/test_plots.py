@@ -156,6 +156,7 @@ def comparisons(mode):
                 "linear": [0.8 + 0.01 * place] * 15,
                 "bp again": np.linspace(0.9, 1.1, 15),
             },
+            steps=1,
             kept={"bp": 4_000_000, "linear": 1_000_000 * (1 + place % 2)},
             provenance=origin,
         )

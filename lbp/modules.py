@@ -147,7 +147,10 @@ def _why_left(module: nn.Module) -> str | None:
     for kind in MODULES:
         if isinstance(module, kind):
             return f"{type(module).__name__}, a subclass of {kind.__name__}"
-    return next((why for kind, why in MODULES_LEFT_ALONE.items() if isinstance(module, kind)), None)
+    for kind, why in MODULES_LEFT_ALONE.items():
+        if isinstance(module, kind):
+            return f"{type(module).__name__}, {why}"
+    return None
 
 
 def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
@@ -184,7 +187,7 @@ def _no_activations(modules: dict[str, nn.Module]) -> str:
     if calls:
         names = ", ".join(sorted(calls))
         return f"the model has no activation modules but calls {names}: use lbp.backward_rule"
-    left = [f"{n or 'the model'}, {why}" for n, m in modules.items() if (why := _why_left(m))]
+    left = [f"{n or 'the model'}: {why}" for n, m in modules.items() if (why := _why_left(m))]
     if left:
         return f"the model has no activation modules that a rule can reach: {'; '.join(left)}"
     return "the model has no activation modules: lbp.backward_rule may reach what it calls"
@@ -193,11 +196,6 @@ def _no_activations(modules: dict[str, nn.Module]) -> str:
 def _change(module: nn.Module, rule: Rule) -> None:
     """Make one activation module follow a rule; "bp" makes a stock module of it."""
     stock = STOCK.get(type(module), type(module))
-    if isinstance(module, _UnderRule) and type(module) not in STOCK:
-        raise LbpError(
-            f"{type(module).__name__} was made of a changed module: "
-            "undo that first (a parametrization, for instance)"
-        )
     if type(module) in STOCK:
         module.__class__ = stock
         del module.lbp_rule
@@ -265,9 +263,15 @@ def restore(model: Model) -> Model:
 
     Raises:
         LbpError: If it is no model, or if the class of a changed module has been changed again, as
-            by `torch.nn.utils.parametrize`.
+            by `torch.nn.utils.parametrize`. Nothing is undone then.
     """
     _check_model(model)
+    for module in model.modules():
+        if isinstance(module, _UnderRule) and type(module) not in STOCK:
+            raise LbpError(
+                f"{type(module).__name__} was made of a changed module: "
+                "undo that first (a parametrization, for instance)"
+            )
     for module in model.modules():
         _change(module, BUILT_IN["bp"])
     return model

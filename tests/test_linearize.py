@@ -456,7 +456,7 @@ def test_the_report_names_what_was_changed_and_what_was_left():
     assert report.left == {
         "": "calls gelu: only lbp.backward_rule reaches that",
         "gate": "Sigmoid, not chosen",
-        "softmax": "not element-wise, its derivative is a matrix",
+        "softmax": "Softmax, not element-wise, its derivative is a matrix",
     }
     assert "changed to the rule linear: 2\n  act: PReLU" in str(report)
     assert "rule=linear" in repr(model.inner[1])
@@ -467,8 +467,8 @@ def test_functions_held_or_called_elsewhere_are_reported():
     _, report = linearize(layer)
     assert report.left == {
         "0": "calls relu: only lbp.backward_rule reaches that",
-        "0.self_attn": "its softmax is not element-wise, and fused",
-        "2": "fused, its activations are out of reach inside one kernel",
+        "0.self_attn": "MultiheadAttention, its softmax is not element-wise, and fused",
+        "2": "LSTM, fused, its activations are out of reach inside one kernel",
     }
 
 
@@ -551,12 +551,13 @@ def test_another_process_can_load_a_model(tmp_path):
 
 
 def test_a_module_that_was_made_of_a_changed_one_is_named():
-    model, _ = linearize(nn.Sequential(nn.PReLU()))
-    parametrize.register_parametrization(model[0], "weight", nn.Identity())
+    model, _ = linearize(nn.Sequential(nn.Tanh(), nn.PReLU()))
+    parametrize.register_parametrization(model[1], "weight", nn.Identity())
     with pytest.raises(LbpError, match="ParametrizedRuledPReLU was made of a changed module"):
         restore(model)
-    parametrize.remove_parametrizations(model[0], "weight")
-    assert type(restore(model)[0]) is nn.PReLU
+    assert type(model[0]) is not nn.Tanh
+    parametrize.remove_parametrizations(model[1], "weight")
+    assert [type(module) for module in restore(model)] == [nn.Tanh, nn.PReLU]
 
 
 @pytest.mark.parametrize(
@@ -704,11 +705,11 @@ def test_bad_input_is_told_in_one_line():
         (lambda: linearize([nn.Tanh()]), "Tanh.* is no model: give an object of the class"),
         (
             lambda: linearize(nn.LSTM(2, 2)),
-            "no activation modules that a rule can reach: the model, fused, its activations are",
+            "no activation modules that a rule can reach: the model: LSTM, fused, its activations are",
         ),
         (
             lambda: linearize(scripted),
-            "that a rule can reach: the model, compiled by TorchScript, out of reach",
+            "that a rule can reach: the model: compiled by TorchScript, out of reach",
         ),
         (
             lambda: backward_rule("a function of (pre-activation, gradient)"),

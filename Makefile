@@ -27,7 +27,7 @@ book: $(READY)
 	$(BIN)/python book/build.py
 
 test: $(READY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
 
 bench: $(READY)
 	$(BIN)/python -m lbp.bench

@@ -25,6 +25,13 @@ PARTS = (
 IGNORED = shutil.ignore_patterns("__pycache__", "cifar-10*", "checkpoints", ".ipynb_checkpoints")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the tests of the whole book in one process, so that it is built once."""
+    for item in items:
+        if "book" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.xdist_group("book"))
+
+
 @pytest.fixture(autouse=True)
 def one_thread() -> None:
     """Compute with one thread, which small steps are fastest with, and which rounds as one."""

@@ -705,7 +705,7 @@ def test_bad_input_is_told_in_one_line():
         (lambda: linearize([nn.Tanh()]), "Tanh.* is no model: give an object of the class"),
         (
             lambda: linearize(nn.LSTM(2, 2)),
-            "no activation modules that a rule can reach: the model: LSTM, fused, its activations are",
+            "that a rule can reach: the model: LSTM, fused, its activations are",
         ),
         (
             lambda: linearize(scripted),

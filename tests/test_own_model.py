@@ -180,16 +180,19 @@ def layer(run, quantity, moment, number):
     return run["layers"][quantity][moment][number - 1]
 
 
-@pytest.mark.parametrize("number", [1, 8, 16])
-def test_first_steps(number):
+@pytest.mark.parametrize(
+    ("number", "activation", "name"),
+    [(1, "tanh", "1"), (8, "tanh", "8"), (16, "tanh", "16"), (1, "relu", "relu")],
+)
+def test_first_steps(number, activation, name):
     def step(run):
         weight = layer(run, "weight", 0, number)
         return layer(run, "update", 0, number) / (run["config"]["lr"] * weight)
 
-    bp, linear = (runs(activation="tanh", rule=rule) for rule in ("bp", "linear"))
+    bp, linear = (runs(activation=activation, rule=rule) for rule in ("bp", "linear"))
     assert [run["config"]["seed"] for run in bp] == [run["config"]["seed"] for run in linear]
     ratios = [step(there) / step(here) for there, here in zip(linear, bp, strict=True)]
-    assert_range(f"own_step_{number}", ratios, digits=0)
+    assert_range(f"own_step_{name}", ratios, digits=0)
     assert min(ratios) > 1  # "times as large"
 
 
@@ -212,10 +215,10 @@ def test_cosines(number, moment, index):
     assert_range(f"own_cosine_{moment}_{number}", found, digits=2)
 
 
-def test_cosines_grow_with_depth_and_some_are_negative():
+def test_cosines_are_largest_in_the_last_layers_and_some_are_negative():
     for run in runs(activation="tanh", rule="linear"):
-        for index in (0, -1):
-            assert layer(run, "cosine", index, 1) < layer(run, "cosine", index, 16)
+        for cosines in (run["layers"]["cosine"][index] for index in (0, -1)):
+            assert min(cosines[-3:]) > max(cosines[:8])
     assert limits("own_cosine_start_1")[0] < 0
 
 
@@ -242,6 +245,12 @@ def test_best_learning_rates(rule, size, l2):
     assert sorted(by_rate) == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
     best = float(GLUED[f"own_lr_{rule}_{size}"])
     assert all(by_rate[best] > value for lr, value in by_rate.items() if lr != best)
+
+
+@pytest.mark.parametrize("lr", ["1e-4", "1e-3", "1e-2"])
+def test_linear_backprop_with_the_small_weight_decay(lr):
+    (run,) = short(activation="tanh", rule="linear", l2=1e-4, lr=float(lr))
+    assert_range(f"own_small_{lr}", [accuracy(run)])
 
 
 def test_the_highest_learning_rate():

@@ -1,5 +1,6 @@
 """The notebooks' committed outputs are what the code computes, and the check is not vacuous."""
 
+import ast
 import json
 import re
 from pathlib import Path
@@ -165,8 +166,23 @@ def test_smoke_profile_runs_every_cell(python, project, path):
     assert unfinished(nbformat.read(project / "out.ipynb", as_version=4)) == []
 
 
-@pytest.mark.slow
 @every_notebook
+def test_every_notebook_checks_its_parameters_first(path):
+    cells = code_cells(nbformat.read(path, as_version=4))
+    assert cells[0].metadata.get("tags") == ["parameters"]
+    parameters = {p.target.id: p.annotation.id for p in ast.parse(cells[0].source).body}
+    *imports, check = ast.parse(cells[1].source).body
+    assert all(isinstance(line, ast.Import | ast.ImportFrom) for line in imports)
+    assert ast.unparse(check.value.func) == "check_parameters"
+    assert ast.unparse(check.value.args) == "globals()"
+    assert {k.arg: k.value.id for k in check.value.keywords} == parameters
+    assert "profile" in parameters
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "path", [p for p in NOTEBOOKS if p.stem in ("fig2_vgg19_tanh", "claims")], ids=lambda p: p.stem
+)
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -7,7 +7,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from lbp import archive, cifar10, experiments, reproduce, runner
+from lbp import archive, cifar10, cost_records, experiments, reproduce, runner
 from lbp.config import RunConfig
 from lbp.errors import LbpError
 from lbp.record import Record
@@ -179,8 +179,6 @@ def _add(options: argparse.Namespace) -> int:
 
 
 def _cost(options: argparse.Namespace) -> int:
-    from lbp import cost_records  # here: it needs scipy, which training does not
-
     for scale, comparisons in cost_records.measure(options.profile).items():
         if options.profile == "recorded":
             print(f"{scale}:" if comparisons else f"{scale}: nothing is recorded")

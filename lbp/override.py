@@ -317,7 +317,7 @@ def backward_rule(
             then is a straight-through estimator.
 
     Raises:
-        LbpError: If the rule is unknown.
+        LbpError: If the rule is unknown, or a function that takes other arguments.
 
     Warns:
         LbpWarning: When something is called that no rule reaches, such as a softmax.

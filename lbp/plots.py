@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from lbp import experiments, measures, paper
 from lbp.config import RunConfig
 from lbp.cost import Comparison
+from lbp.errors import LbpError
 from lbp.paper import PaperCurve
 from lbp.record import Layers, Record
 from lbp.reproduce import Results
@@ -421,6 +422,9 @@ def step_times(found: Mapping[str, Sequence[Comparison]]) -> Figure:
 
     Args:
         found: Comparisons by scale; a row of panels for each scale that has some.
+
+    Raises:
+        LbpError: If none has.
     """
     figure, panels = _cost_panels(found, "time of a step / Backprop's")
     for axes, cases in panels:
@@ -437,6 +441,9 @@ def kept_bytes(found: Mapping[str, Sequence[Comparison]]) -> Figure:
 
     Args:
         found: Comparisons by scale; a row of panels for each scale that has some.
+
+    Raises:
+        LbpError: If none has.
     """
     figure, panels = _cost_panels(found, "kept for the backward pass (MB)")
     for axes, cases in panels:
@@ -459,6 +466,10 @@ def _cost_panels(
 ) -> tuple[Figure, list[tuple[Axes, list[Comparison]]]]:
     """Return a figure with a panel for each scale and mode, and each panel's comparisons."""
     scales = [scale for scale, comparisons in found.items() if comparisons]
+    if not scales:
+        raise LbpError(
+            "no comparison of cost is recorded: restore data/cost, or call lbp cost --profile cpu"
+        )
     modes = list(dict.fromkeys(c.case.mode for scale in scales for c in found[scale]))
     figure, grid = plt.subplots(
         len(scales),

@@ -109,6 +109,10 @@ def test_both_ways_agree_on(name):
         model, report = linearize(copy.deepcopy(start), rule)
         calls = [why for why in report.left.values() if why.startswith("calls")]
         assert bool(calls) == (name in CALLING)
+        if calls:  # the modules alone follow the rule, too: below, the block might do it for them
+            alone, partly, _ = step(copy.deepcopy(model), x, target)
+            assert torch.equal(alone, stock)
+            assert all(map(torch.equal, partly, true)) == (rule == "bp")
         forward = inside(model, rule) if calls else model
         found = step(model, x, target, forward)
         assert torch.equal(found[0], stock)

@@ -180,9 +180,7 @@ def test_every_notebook_checks_its_parameters_first(path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "path", [p for p in NOTEBOOKS if p.stem in ("fig2_vgg19_tanh", "claims")], ids=lambda p: p.stem
-)
+@every_notebook
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [

@@ -7,6 +7,7 @@ import torch
 from matplotlib.colors import to_rgb
 
 from lbp import cost, experiments, paper, plots
+from lbp.errors import LbpError
 from lbp.provenance import provenance
 from tests.test_claims import results_of
 
@@ -194,3 +195,9 @@ def test_kept_bytes_are_bars_of_megabytes():
         " 25 %",
         " 50 %",
     ] * 4
+
+
+@pytest.mark.parametrize("draw", [plots.step_times, plots.kept_bytes])
+def test_nothing_measured_is_told_in_one_line(draw):
+    with pytest.raises(LbpError, match="no comparison of cost is recorded: restore data/cost"):
+        draw({"paper": [], "cpu": []})

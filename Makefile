@@ -12,7 +12,8 @@ export PYTHONUNBUFFERED := 1
 
 env: $(READY)
 
-# pip only brings uv, from the hashes of the lock file; uv then installs all the rest.
+# pip only brings uv, from the hashes of the lock file. uv then installs all the rest and removes what
+# the lock file does not name, such as an editable installation under an earlier name.
 $(READY): requirements.lock pyproject.toml
 	@echo "== setting up .venv from requirements.lock (about 5 GB; one to five minutes)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("make: %s is Python %d.%d; 3.11 or newer is needed: make PYTHON=python3.11 ..." % (("$(PYTHON)",) + v))'

@@ -70,8 +70,18 @@ def fill(text: str, name: str, content: str) -> str:
     return re.sub(pattern, lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
 
 
+def refreshed(text: str, alt: str) -> str:
+    """Return the README's text with the current figure and tables."""
+    sys.path.insert(0, str(ROOT))
+    from lbp.experiments import claims, places
+
+    text = fill(text, "figure", f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})")
+    text = fill(text, "places", places.places_table().markdown())
+    return fill(text, "claims", claims.table(claims.verdicts()).markdown())
+
+
 def main() -> None:
-    """Run every notebook, then rewrite the README's figure and table."""
+    """Run every notebook, then rewrite the README's figure and tables."""
     os.environ["PYTHONPATH"] = str(ROOT)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         start = time.time()
@@ -79,14 +89,10 @@ def main() -> None:
         run(path)
         print(f"{time.time() - start:.0f} s")
 
-    sys.path.insert(0, str(ROOT))
-    from lbp.claims import markdown_table
-
     png, alt = figure(NOTEBOOKS / SOURCE[0], SOURCE[1])
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_bytes(png)
-    text = fill(README.read_text(), "figure", f"![{alt}]({FIGURE.relative_to(ROOT).as_posix()})")
-    README.write_text(fill(text, "claims", markdown_table()))
+    README.write_text(refreshed(README.read_text(), alt))
     print(f"Refreshed {FIGURE.relative_to(ROOT)} and README.md")
 
 

@@ -1,9 +1,9 @@
-"""Linear Backprop: backward rules for any model, and what reproduces the paper with them."""
+"""Linear Backprop, and other backward rules, for the activation functions of any PyTorch model."""
 
+from lbp.block import backward_rule
 from lbp.errors import LbpError, LbpWarning
-from lbp.fields import Rule, leaky
-from lbp.modules import from_layer, linearize, restore
-from lbp.override import backward_rule
+from lbp.linearization import from_layer, linearize, restore
+from lbp.rules import Rule, leaky
 
 __all__ = [
     "LbpError",

@@ -1,17 +1,20 @@
-"""The command line: `lbp data`, `train`, `reproduce`, `status`, `results`, `cost` and `claims`."""
+"""The command line: `lbp data`, `lbp train`, `lbp reproduce` and so on.
+
+It needs more than the library does; a command whose packages are missing says so in one line.
+"""
 
 import argparse
+import os
 import sys
 from collections.abc import Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
 
-from lbp import archive, cifar10, cost_records, experiments, reproduce, runner
-from lbp.config import RunConfig
-from lbp.errors import LbpError
-from lbp.record import Record
-from lbp.store import Store
+from lbp.errors import LbpError, MissingExtra
+
+# Under which extra the packages come that not every command needs.
+_EXTRAS = {"IPython": "book", "myst_nb": "book", "scipy": "book", "seaborn": "book", "yaml": "book"}
 
 
 class _Parser(argparse.ArgumentParser):
@@ -25,9 +28,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 if it stopped before it was done, or 2 after a wrong input."""
     try:
         options = _parser().parse_args(arguments)
+        if options.project is not None:
+            os.environ["LBP_PROJECT"] = options.project
         status: int = options.command(options)
     except LbpError as error:
         print(f"lbp: {error}", file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        if error.name not in _EXTRAS:
+            raise
+        extra = MissingExtra(
+            f"this command needs {error.name}: pip install 'linear-backprop[{_EXTRAS[error.name]}]'"
+        )
+        print(f"lbp: {extra}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("lbp: stopped", file=sys.stderr)
@@ -40,6 +53,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lbp", description="Linear Backprop: data, runs, figures and claims.")
+    text = "clone of the project to work in (default: $LBP_PROJECT, else the one around lbp or you)"
+    parser.add_argument("--project", metavar="DIR", help=text)
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
@@ -49,16 +64,19 @@ def _parser() -> argparse.ArgumentParser:
 
     sub = command("data", _data, "Download CIFAR-10 (170 MB), verify it and say where it is.")
     _add_data(sub)
-    sub = command("train", _train, "Train one run and add it to the store.")
+    sub = command("train", _train, "Train one run; its record grows in the store.")
+    sub.add_argument("--epochs", type=int, default=100, metavar="N", help="default: 100")
     _add_config(sub)
     _add_training(sub)
-    sub = command("reproduce", _reproduce, "Train the runs of a figure that the store lacks.")
-    sub.add_argument("figure", help=", ".join((*experiments.FIGURES, reproduce.ALL)))
-    sub.add_argument("--profile", default="recorded", help=", ".join(experiments.PROFILES))
+    sub = command("reproduce", _reproduce, "Train the runs of an experiment that are missing.")
+    sub.add_argument("experiment", help="its name, as `lbp status` lists it, or all")
+    sub.add_argument("--profile", default="recorded", help="recorded, smoke, narrow or paper")
+    sub.add_argument("--epochs", type=int, metavar="N", help="train no run further than this epoch")
     text = "runs at once (default: one for each GPU, or for each core)"
     sub.add_argument("--jobs", type=int, metavar="N", help=text)
     _add_training(sub)
-    command("status", _status, "List each figure's runs: recorded, missing or stale, and times.")
+    sub = command("status", _status, "List the experiments and how far their runs are.")
+    sub.add_argument("experiment", nargs="?", help="list each of its runs")
     text = "Move recorded runs between machines."
     results = commands.add_parser("results", help=text, description=text)
     moves = results.add_subparsers(required=True, metavar="pack|add", parser_class=_Parser)
@@ -66,14 +84,20 @@ def _parser() -> argparse.ArgumentParser:
     sub = moves.add_parser("pack", help=text, description=text)
     sub.add_argument("file", type=Path)
     sub.set_defaults(command=_pack)
-    text = "Check the records of a zip file and add them; what is recorded here already stays."
+    text = "Check the records of a zip file and add those that are new or longer."
     sub = moves.add_parser("add", help=text, description=text)
     sub.add_argument("file", type=Path)
+    text = "take longer records that differ from those here in the epochs that both have"
+    sub.add_argument("--replace", action="store_true", help=text)
     sub.set_defaults(command=_add)
     text = "Time a training step under both rules and count the bytes it keeps; records both."
     sub = command("cost", _cost, text)
-    sub.add_argument("--profile", default="recorded", help=", ".join(experiments.PROFILES))
+    sub.add_argument("--profile", default="recorded", help="recorded, smoke or paper")
+    sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
+    text = "Show that the code gives the numbers of an earlier commit, so that its records stand."
+    sub = command("prove", _prove, text)
+    sub.add_argument("commit")
     return parser
 
 
@@ -87,10 +111,16 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
         "--device", default="auto", help="auto, cpu, cuda, cuda:1, or several: cuda:0,cuda:1"
     )
     parser.add_argument("--minutes", type=float, help="stop between epochs when they are used up")
+    text = "take the plain training step on a GPU, not a compiled and captured one"
+    parser.add_argument("--eager", action="store_true", help=text)
     _add_data(parser)
 
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
+    try:
+        from lbp.lab.config import RunConfig
+    except MissingExtra:  # the command itself will say so
+        return
     hints = get_type_hints(RunConfig)
     for field in fields(RunConfig):
         kind, default = hints[field.name], field.default
@@ -98,15 +128,21 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
         if kind is bool:
             action = argparse.BooleanOptionalAction
             parser.add_argument(flag, action=action, default=default, help=f"default: {default}")
-        elif get_origin(kind) is Literal:
-            text = f"{', '.join(get_args(kind))} (default: {default})"
+        elif get_origin(kind) is Literal or kind is str:
+            names = f"{', '.join(get_args(kind))} " if get_args(kind) else ""
+            text = f"{names}(default: {default})"
             parser.add_argument(flag, default=default, metavar="NAME", help=text)
         else:
             text = f"default: {default:g}"
             parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 
+# The commands import what they need: training needs less than drawing, and some need nothing.
+
+
 def _data(options: argparse.Namespace) -> int:
+    from lbp.lab import cifar10
+
     root = cifar10.data_root(options.data)
     cifar10.download(root)
     print(f"CIFAR-10 is whole, in {cifar10.folder(root)}")
@@ -114,94 +150,156 @@ def _data(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
+    from lbp.lab import cifar10, paths
+    from lbp.lab.config import RunConfig
+    from lbp.lab.devices import choose_devices
+    from lbp.lab.pool import Place, train_missing
+    from lbp.lab.run import Goal
+    from lbp.lab.store import Store
+
     config = RunConfig(**{field.name: getattr(options, field.name) for field in fields(RunConfig)})
-    devices = runner.choose_devices(options.device, config.precision)
-    store = Store()
-    failures = reproduce.train_missing(
-        [config], devices[:1], minutes=options.minutes, data=options.data, store=store
-    )
+    goal = Goal(config, options.epochs)
+    store = Store(paths.results())
+    place = Place(cifar10.data_root(options.data), store, paths.checkpoints(), options.eager)
+    devices = choose_devices(options.device)[:1]
+    failures = train_missing([goal], place, devices, jobs=1, minutes=options.minutes)
     if failures:
         raise LbpError(failures[0].reason)
     record = store.get(config)
-    if record is None:
-        print(f"{config}: not finished; the same command goes on from its checkpoint")
+    if record is None or not record.reaches(goal.epochs):
+        print(f"{config}: {_progress(record)}; the same command goes on from its checkpoint")
         return 1
-    print(f"{config}: {_outcome(record)}; {store.path(config)}")
+    print(f"{config}: {_progress(record)}; {store.path(config)}")
     return 0
 
 
 def _reproduce(options: argparse.Namespace) -> int:
-    found = reproduce.reproduce(
-        options.figure,
+    from lbp.experiments.reproduce import reproduce
+
+    found = reproduce(
+        options.experiment,
         options.profile,
+        epochs=options.epochs,
         device=options.device,
         jobs=options.jobs,
         minutes=options.minutes,
         data=options.data,
+        eager=options.eager,
     )
     for results in found:
-        print(f"{results.figure}, {results.scale} ({experiments.SCALE_NOTES[results.scale]})")
-        for label, config in results.runs.items():
-            record = results.records.get(label)
-            outcome = _outcome(record) if record else "missing"
-            stale = ", stale: by other numerical code" if label in results.stale else ""
-            print(f"  {label}: {outcome}{stale}\n    {config}")
-    for failure in found[-1].failures:
-        print(f"failed: {failure.config}: {failure.reason}")
-    return 0 if all(results.complete for results in found) else 1
+        _list_runs(results)
+    failures = dict.fromkeys(failure for results in found for failure in results.failures)
+    for failure in failures:
+        print(f"failed: {failure.goal.config}: {failure.reason}")
+    wanted = options.epochs or sys.maxsize
+    there = all(
+        results.reached(replace(goal, epochs=min(goal.epochs, wanted)))
+        for results in found
+        for goal in results.goals
+    )
+    return 0 if there and not failures else 1
 
 
 def _status(options: argparse.Namespace) -> int:
-    print("fig1: computed afresh each time, in some seconds; nothing is recorded")
-    for figure in experiments.FIGURES:
-        for scale in ("paper", "cpu"):
-            results = reproduce.recorded(figure, scale)
-            print(f"{figure}, {scale} ({experiments.SCALE_NOTES[scale]})")
-            for label, config in results.runs.items():
-                print(f"  {label}: {results.state(label)}\n    {config}")
-    print(f"store: {Store().folder}; to compute a stale run again, delete its record")
+    from lbp.experiments import EXPERIMENTS
+    from lbp.experiments.reproduce import recorded
+    from lbp.experiments.scales import of_profile
+    from lbp.lab import paths
+
+    chosen = [options.experiment] if options.experiment else list(EXPERIMENTS)
+    for stem in chosen:
+        for scale in of_profile("recorded"):
+            results = recorded(stem, scale)
+            if options.experiment:
+                _list_runs(results)
+                continue
+            whole = sum(results.reached(goal) for goal in results.goals)
+            stale = f", {len(results.stale)} stale" if results.stale else ""
+            print(
+                f"{stem}, {scale.name}: {len(results.records)} of {len(results.goals)} runs begun, "
+                f"{whole} complete{stale}"
+            )
+    if not options.experiment:
+        print("fig1_synthetic: computed afresh each time, in some seconds; nothing is recorded")
+    print(f"store: {paths.results()}; to train a stale run again, delete its record")
     return 0
 
 
+def _list_runs(results: Any) -> None:
+    print(f"{results.stem}, {results.scale.name}. {results.scale.note}")
+    for goal in results.goals:
+        record = results.records.get(goal.config)
+        accuracy = f", test accuracy {record.test_accuracy[-1]:.1f} %" if record else ""
+        print(f"  {goal.config}: {results.state(goal)}{accuracy}")
+
+
 def _pack(options: argparse.Namespace) -> int:
-    number = archive.pack(Store(), options.file)
+    from lbp.lab import archive, paths
+    from lbp.lab.store import Store
+
+    number = archive.pack(Store(paths.results()), options.file)
     print(f"packed {number} {'record' if number == 1 else 'records'} into {options.file}")
     return 0
 
 
 def _add(options: argparse.Namespace) -> int:
-    merged = archive.merge(archive.unpack(options.file), Store())
-    print(f"{len(merged.added)} added, {len(merged.same)} here already, to {Store().folder}")
-    for record in merged.different:
-        path = Store().path(record.config)
-        print(f"another result is recorded here and stays: {record.config}\n  {path}")
-    return 1 if merged.different else 0
+    from lbp.lab import archive, paths
+    from lbp.lab.store import Store
+
+    store = Store(paths.results())
+    merged = archive.merge(archive.unpack(options.file), store, replace=options.replace)
+    print(f"{len(merged.added)} added, {len(merged.known)} known already, to {store.folder}")
+    if merged.different:
+        names = "; ".join(f"{r.config} ({store.path(r.config).name})" for r in merged.different)
+        raise LbpError(
+            f"{len(merged.different)} records differ from those here in the epochs that both have, "
+            f"which stay: {names}. --replace takes those that are longer"
+        )
+    return 0
 
 
 def _cost(options: argparse.Namespace) -> int:
-    for scale, comparisons in cost_records.measure(options.profile).items():
-        if options.profile == "recorded":
-            print(f"{scale}:" if comparisons else f"{scale}: nothing is recorded")
-            for comparison in comparisons:
-                print(f"  {cost_records.describe(comparison)}")
-        elif scale != "smoke":
-            print(f"{len(comparisons)} comparisons are recorded in {cost_records.path(scale)}")
+    from lbp.experiments import cost
+
+    for name, comparisons in cost.measure(options.profile, options.device).items():
+        print(f"{name}:" if comparisons else f"{name}: nothing is recorded")
+        for comparison in comparisons:
+            print(f"  {cost.describe(comparison)}")
     return 0
 
 
 def _claims(options: argparse.Namespace) -> int:
-    # Here, so that a machine that only trains needs no more packages than PyTorch's and tqdm.
-    from lbp import claims
+    from lbp.experiments import claims
 
     for verdict in claims.verdicts():
         claim = verdict.claim
-        print(f"{claim.id}: {verdict.word}")
+        print(f"{claim.id}: {verdict.text}")
         print(f"  {claim.statement} (section {claim.section})")
-        print(f"  paper: {claim.paper}; found: {verdict.found}; test: {claim.tested}")
+        print(f"  paper: {claim.paper} ({claims.SOURCES[claim.source]}); found: {verdict.found}")
+        print(f"  test: {claim.tested}")
     return 0
 
 
-def _outcome(record: Record) -> str:
-    if record.outcome == "diverged":
-        return f"diverged in epoch {len(record.epochs)}"
-    return f"test accuracy {record.test_accuracy[-1]:.1f} % after {len(record.epochs)} epochs"
+def _prove(options: argparse.Namespace) -> int:
+    from lbp.lab import equals, paths
+
+    proofs = equals.prove(options.commit)
+    for proof in proofs:
+        print(f"{proof.old} equals {proof.new}, shown by {len(proof.runs)} runs")
+    if proofs:
+        print(f"recorded in {paths.equals()}: commit it")
+    else:
+        print("the code is the same, comments and layout aside: there is nothing to prove")
+    return 0
+
+
+def _progress(record: Any) -> str:
+    if record is None:
+        return "no epoch is finished"
+    if record.diverged:
+        return f"diverged in epoch {len(record)}"
+    return f"test accuracy {record.test_accuracy[-1]:.1f} % after {len(record)} epochs"
+
+
+if __name__ == "__main__":
+    sys.exit(main())

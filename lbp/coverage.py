@@ -1,7 +1,7 @@
 """Which activation functions a backward rule reaches, and which it leaves alone, as plain data.
 
-`COVERED` and `LEFT_ALONE` are what `lbp.override` and `lbp.modules` look functions and modules
-up in, and what the tables in the book are made of: they cannot disagree with the code.
+`lbp.block` and `lbp.linearization` look functions and modules up in `COVERED` and `LEFT_ALONE`. The
+book's tables are made from them too, so they agree with the code.
 """
 
 import inspect
@@ -18,17 +18,17 @@ _NAMESPACES = {"F": F, "torch": torch, "torch.special": torch.special, "Tensor":
 
 @dataclass(frozen=True)
 class Covered:
-    """An element-wise activation function that a backward rule can reach.
+    """An element-wise activation function that a backward rule reaches.
 
     Attributes:
-        name: Its name, for all but `sign` that of its class in `torch.nn`.
-        functions: The other ways to call it, "F" being `torch.nn.functional`.
-        in_place: Those that overwrite their input. (Those of `functions` that have an argument
-            `inplace` do so too where it is true.)
-        arguments: The attributes of the module that it hands to the first of `functions`, by name.
-        learns: Whether it has a parameter of its own, whose gradient stays the true one.
+        name: The name of its class in `torch.nn`. Only `sign` has no class.
+        functions: The functions and methods that compute it; "F" is `torch.nn.functional`. Those
+            with an argument `inplace` overwrite their input where it is true.
+        in_place: The functions and methods that always overwrite their input.
+        arguments: The module's attributes that it passes by name to the first of `functions`.
+        learns: Whether it has a parameter of its own. The parameter's gradient stays the true one.
         opt_in: Whether only `backward_rule(..., sign=True)` reaches it.
-        note: What to know about it.
+        note: What else a user should know.
     """
 
     name: str
@@ -42,12 +42,12 @@ class Covered:
 
 @dataclass(frozen=True)
 class LeftAlone:
-    """What keeps its true derivative under every rule, and why.
+    """Functions and modules that keep their true derivative under every rule, and why.
 
     Attributes:
         modules: Classes in `torch.nn`.
-        functions: Functions; inside `backward_rule` each of them warns.
-        why: The reason, to stand behind a name and a colon.
+        functions: Functions. Each of them warns inside `backward_rule`.
+        why: The reason, worded to follow a name.
     """
 
     modules: tuple[str, ...]
@@ -157,7 +157,7 @@ LEFT_ALONE = (
         ("F.multi_head_attention_forward", "F.scaled_dot_product_attention"),
         "its softmax is not element-wise, and fused",
     ),
-    # Inside `backward_rule` PyTorch itself never takes the fast path, hence no function to warn of.
+    # PyTorch never takes the fast path inside `backward_rule`, so no function needs a warning.
     LeftAlone(
         ("TransformerEncoderLayer",),
         (),
@@ -168,7 +168,7 @@ LEFT_ALONE = (
 
 
 def resolve(name: str) -> Callable[..., Any]:
-    """Return the function that `name`, as in `F.relu` or `Tensor.relu`, stands for."""
+    """Return the function of a name such as `F.relu` or `Tensor.relu`."""
     namespace, _, function = name.rpartition(".")
     return getattr(_NAMESPACES[namespace], function)  # type: ignore[no-any-return]
 

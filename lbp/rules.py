@@ -1,120 +1,146 @@
-"""The backward rules of the book's own networks, each as the paper's algorithms have it.
+"""The backward rules as data: which gradient reaches the pre-activations of a function.
 
-`lbp.linearize` and `lbp.backward_rule` give the same rules, and more, to any model. These few lines
-stay apart from them: the recorded runs follow no others.
+A rule gives the gradient with respect to the pre-activations `z` of an activation function `f`,
+from `z` and the incoming gradient `g`::
 
-With pre-activations `a` and incoming error `g` (the gradient with respect to `f(a)`), the
-gradient with respect to `a` is::
-
-    bp          g * f'(a)   Algorithm 1, Backprop
-    linear      g           Algorithm 2 as its text describes it, Linear Backprop (f' := 1)
-    as-printed  g * a       Algorithm 2 as it is printed, probably a misprint
-
-The forward pass is the stock function under every rule, bit for bit.
+    bp          f'(z) * g
+    linear      g                              Yazdani (2018), Algorithm 2
+    as-printed  z * g                          the same, letter by letter
+    ste-clip    g where |z| <= 1, else 0       Hubara et al. (2016), equation 4
+    leaky       (alpha + (1 - alpha) f'(z)) g  from bp (alpha = 0) to linear (alpha = 1)
 """
 
+import inspect
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass
+from functools import partial
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from lbp.errors import check_choice
+from lbp.errors import LbpError, check_choice
 
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": torch.tanh,
-    "relu": torch.relu,
-    "sigmoid": torch.sigmoid,
-    "hardtanh": F.hardtanh,
+Field = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Rule:
+    """The gradient `field(z, g) + true_share * f'(z) * g` with respect to pre-activations `z`.
+
+    Attributes:
+        name: Its name in messages and reprs.
+        field: A function of the pre-activations and the incoming gradient, tensors of one shape.
+            It returns a tensor of that shape and changes neither.
+        true_share: The share of the true gradient, from 0 to 1.
+        reads_input: Whether `field` reads `z`. If not, `z` is not kept and `field` gets None.
+
+    Raises:
+        LbpError: If `true_share` lies outside [0, 1].
+    """
+
+    name: str
+    field: Field
+    true_share: float = 0.0
+    reads_input: bool = True
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.true_share <= 1:
+            raise LbpError(
+                f"true_share {self.true_share} of the rule {self.name}: choose it from 0 to 1"
+            )
+
+    @property
+    def is_bp(self) -> bool:
+        """Whether this is the true gradient alone, for which the stock function runs."""
+        return self.true_share == 1 and self.field is _zero
+
+    def gradient(self, z: Tensor, g: Tensor) -> Tensor:
+        """Return `field(z, g)`.
+
+        Raises:
+            LbpError: If that is not a tensor of the shape of `g`.
+        """
+        grad = self.field(z, g)
+        if not isinstance(grad, Tensor) or grad.shape != g.shape:
+            found = f"shape {tuple(grad.shape)}" if isinstance(grad, Tensor) else repr(grad)
+            raise LbpError(
+                f"backward rule {self.name!r} returned {found}: "
+                f"return a tensor of the gradient's shape {tuple(g.shape)}"
+            )
+        return grad
+
+
+# These are functions of the module, not lambdas, so that a model that holds a rule can be pickled.
+
+
+def _zero(z: Tensor, g: Tensor) -> Tensor:
+    return torch.zeros_like(g)
+
+
+def _pass(z: Tensor, g: Tensor) -> Tensor:
+    return g
+
+
+def _scale(alpha: float, z: Tensor, g: Tensor) -> Tensor:
+    return alpha * g
+
+
+def _times_input(z: Tensor, g: Tensor) -> Tensor:
+    return z * g
+
+
+def _clip(z: Tensor, g: Tensor) -> Tensor:
+    return torch.where(z.abs() <= 1, g, torch.zeros_like(g))
+
+
+def leaky(alpha: float = 0.1) -> Rule:
+    """Return the rule (alpha + (1 - alpha) f'(z)) g.
+
+    Args:
+        alpha: What passes where f' is zero, from 0 (the rule bp) to 1 (the rule linear). Its
+            default is a choice of this library; no paper stands behind it.
+
+    Raises:
+        LbpError: If alpha lies outside [0, 1].
+    """
+    if not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+        raise LbpError(f"alpha {alpha!r} of the rule leaky: choose it from 0 (bp) to 1 (linear)")
+    field = partial(_scale, alpha) if alpha else _zero
+    return Rule(f"leaky({alpha:g})", field, 1.0 - alpha, reads_input=False)
+
+
+BUILT_IN = {
+    "bp": Rule("bp", _zero, true_share=1.0, reads_input=False),
+    "linear": Rule("linear", _pass, reads_input=False),
+    "as-printed": Rule("as-printed", _times_input),
+    "ste-clip": Rule("ste-clip", _clip),
+    "leaky": leaky(),
 }
-RULES = ("bp", "linear", "as-printed")
-
-# The shorter a + (f(a) - a).detach() would round the forward pass differently, so the two altered
-# rules are autograd functions. They define no `jvp`: torch.compile(fullgraph=True) rejects that.
 
 
-class _Linear(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, activation: str) -> Tensor:
-        return ACTIVATIONS[activation](a)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
-        pass  # nothing is saved for the backward pass
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        return g, None
+def _check_arguments(name: str, field: Field) -> None:
+    try:
+        inspect.signature(field).bind("z", "g")
+    except TypeError as error:
+        raise LbpError(
+            f"backward rule {name!r} cannot be called with a pre-activation and a gradient "
+            f"({error}): give a function of these two"
+        ) from error
+    except ValueError:  # some functions written in C have no signature
+        pass
 
 
-class _AsPrinted(torch.autograd.Function):
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(a: Tensor, activation: str) -> Tensor:
-        return ACTIVATIONS[activation](a)
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, str], output: Tensor) -> None:
-        ctx.save_for_backward(inputs[0])
-
-    @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None]:
-        (a,) = ctx.saved_tensors
-        return g * a, None
-
-
-def activate(a: Tensor, activation: str, rule: str = "linear") -> Tensor:
-    """Apply an activation function whose backward pass follows `rule`.
-
-    Args:
-        a: Pre-activations, of any shape and floating dtype.
-        activation: A name in `ACTIVATIONS`.
-        rule: A name in `RULES`.
-
-    Returns:
-        f(a), of the shape and dtype of `a`. Its gradient with respect to `a` is the rule's. Double
-        backward differentiates the rule's own field (for "linear": the identity).
+def as_rule(rule: str | Rule | Field) -> Rule:
+    """Return the rule that a name in `BUILT_IN`, a function of (z, g) or a `Rule` stands for.
 
     Raises:
-        LbpError: If the activation or the rule is unknown.
-
-    Source: Yazdani (2018), Algorithms 1 and 2.
+        LbpError: If the name is unknown, or the function takes other arguments.
     """
-    check_choice("activation", activation, ACTIVATIONS)
-    check_choice("backward rule", rule, RULES)
-    if rule == "linear":
-        return _Linear.apply(a, activation)  # type: ignore[no-untyped-call, no-any-return]
-    if rule == "as-printed":
-        return _AsPrinted.apply(a, activation)  # type: ignore[no-untyped-call, no-any-return]
-    return ACTIVATIONS[activation](a)
-
-
-class Activation(nn.Module):
-    """`activate` as a module.
-
-    Args:
-        activation: A name in `ACTIVATIONS`.
-        rule: A name in `RULES`.
-
-    Raises:
-        LbpError: If the activation or the rule is unknown.
-    """
-
-    def __init__(self, activation: str, rule: str = "linear") -> None:
-        super().__init__()
-        check_choice("activation", activation, ACTIVATIONS)
-        check_choice("backward rule", rule, RULES)
-        self.activation = activation
-        self.rule = rule
-
-    def forward(self, a: Tensor) -> Tensor:
-        """Return f(a); see `activate`."""
-        return activate(a, self.activation, self.rule)
-
-    def extra_repr(self) -> str:
-        """Show both names in the module's repr."""
-        return f"{self.activation}, rule={self.rule}"
+    if isinstance(rule, Rule):
+        return rule
+    if callable(rule):
+        name = getattr(rule, "__name__", type(rule).__name__)
+        _check_arguments(name, rule)
+        return Rule(name, rule)
+    check_choice("backward rule", rule, BUILT_IN, "a function of (pre-activation, gradient)")
+    return BUILT_IN[rule]

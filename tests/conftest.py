@@ -38,6 +38,17 @@ def one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture
+def clone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty clone of the project that commands and the library then work in."""
+    root = tmp_path / "clone"
+    (root / "data" / "paper").mkdir(parents=True)
+    for name in ("_toc.yml", "data/claims.yml", "data/paper/figures.csv"):
+        shutil.copy2(ROOT / name, root / name)
+    monkeypatch.setenv("LBP_PROJECT", str(root))
+    return root
+
+
 @dataclass
 class Done:
     """A command that ran in a copy of the project."""

@@ -1,20 +1,27 @@
 """What the benchmarks compare is the same work, and what they count is counted right."""
 
 import pickle
-from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from torch.utils.data import DataLoader
-from torch.utils.flop_counter import FlopCounterMode
 
-from lbp import bench, bench_training, data, timing
-from lbp.config import RunConfig
-from lbp.errors import LbpError
-from lbp.models import build
-from lbp.train import Trainer
+from lbp.bench import __main__ as command
+from lbp.bench import figure1, training
+from lbp.lab import images, timing
+from lbp.lab.config import RunConfig
+from lbp.lab.models import build
+from lbp.lab.small_networks import (
+    Batch,
+    Optimisation,
+    cubic_problem,
+    initial_parameters,
+    network,
+    train,
+)
+from lbp.lab.train import Trainer
 
 CPU = torch.device("cpu")
 SMALL = RunConfig(
@@ -26,12 +33,44 @@ def flat(tensors) -> torch.Tensor:
     return torch.cat([x.detach().flatten() for x in tensors])
 
 
-@pytest.fixture(scope="module")
-def split():
-    return data.load(SMALL, Path(), CPU)
+# --- Figure 1's networks
+
+
+@pytest.mark.parametrize("rule", figure1.RULES)
+def test_the_loop_trains_as_the_batch_does(rule):
+    problem, optimisation = cubic_problem(), Optimisation(tolerance=1e-2, max_steps=200)
+    start = initial_parameters(2)
+    (trained,) = train(problem, [Batch(start, "relu", rule, optimisation)])
+    for row, steps, converged in zip(start, trained.steps, trained.converged, strict=True):
+        model = network(row, "relu", rule)
+        assert figure1.train_alone(model, problem, optimisation) == (steps, converged)
+
+
+def test_a_benchmark_of_one_thread_leaves_the_others_theirs():
+    torch.set_num_threads(2)
+    with figure1.one_thread():
+        assert torch.get_num_threads() == 1
+    assert torch.get_num_threads() == 2
+
+
+def test_figure1_prints_a_line_for_each_comparison(monkeypatch, capsys):
+    monkeypatch.setattr(figure1, "NETWORKS", 2)
+    monkeypatch.setattr(figure1, "Optimisation", lambda **given: Optimisation(max_steps=3))
+    figure1.figure1()
+    lines = capsys.readouterr().out.splitlines()[2:]
+    each = ["bp", "linear", "bp and linear"]
+    assert [line[:9].strip() for line in lines] == ["float32"] * 3 + ["float64"] * 3
+    assert [line[9:23].strip() for line in lines] == each * 2
+    ends = [line.rpartition("x  ")[2] for line in lines]
+    assert ends == ["2/2, 2/2", "2/2, 2/2", "4/4, 4/4"] * 2
 
 
 # --- the usual loop
+
+
+@pytest.fixture(scope="module")
+def split():
+    return images.load(SMALL, Path(), CPU)
 
 
 def test_the_usual_loop_trains_as_the_trainer_does(split):
@@ -43,11 +82,9 @@ def test_the_usual_loop_trains_as_the_trainer_does(split):
 
     torch.manual_seed((SMALL.seed << 20) + 1)  # the trainer's first epoch
     order = torch.randperm(len(split.train)).tolist()
-    loader = DataLoader(bench_training.PilImages(split.train), SMALL.batch, sampler=order)
+    loader = DataLoader(training.PilImages(split.train), SMALL.batch, sampler=order)
     optimiser = torch.optim.SGD(model.parameters(), lr=SMALL.lr)
-    assert bench_training.usual_epoch(model, loader, optimiser, CPU) == pytest.approx(
-        loss, rel=1e-3
-    )
+    assert training.usual_epoch(model, loader, optimiser, CPU) == pytest.approx(loss, rel=1e-3)
 
     update = flat(model.parameters()) - start
     theirs = flat(trainer.model.parameters()) - start
@@ -55,96 +92,53 @@ def test_the_usual_loop_trains_as_the_trainer_does(split):
 
 
 def test_the_usual_loop_reads_the_same_images_in_its_processes_too(split):
-    images = pickle.loads(pickle.dumps(bench_training.PilImages(split.train)))
-    assert len(images) == len(split.train)
-    expected = data.Normalise("channel")(split.train.images)
+    found = pickle.loads(pickle.dumps(training.PilImages(split.train)))
+    assert len(found) == len(split.train)
+    expected = images.Normalise("channel")(split.train.images)
     for index in (0, 7, 199):
-        image, label = images[index]
+        image, label = found[index]
         torch.testing.assert_close(image, expected[index])
         assert label == split.train.labels[index]
 
 
-# --- the share of the peak
-
-
-@pytest.mark.parametrize(("width", "tolerance"), [(1, 0.005), (1 / 8, 0.05)])
-def test_the_arithmetic_of_an_epoch_is_what_a_counter_finds(width, tolerance):
-    config = replace(SMALL, width=width, train_images=50, held_out=30, epochs=7)
-    with torch.device("meta"):
-        model = build(config)
-        x, y = torch.empty(20, 3, 32, 32), torch.empty(20, dtype=torch.int64)
-    with FlopCounterMode(display=False) as counter:
-        logits = model(x)
-        forward = counter.get_total_flops()
-        F.cross_entropy(logits, y).backward()
-    assert forward == pytest.approx(20 * 0.796e9 * width**2, rel=tolerance)
-    found = bench_training.epoch_flop(config)  # the 20 images that are not held out
-    assert found == pytest.approx(counter.get_total_flops(), rel=tolerance)
-
-
 def test_the_peak_counts_two_operations_for_each_product(monkeypatch):
-    monkeypatch.setattr(bench_training, "PEAK_SECONDS", 0.01)
+    monkeypatch.setattr(training, "PEAK_SECONDS", 0.01)
     monkeypatch.setattr(timing, "seconds", lambda act, device: act().sum() * 0 + 0.5)
-    assert bench_training.matmul_peak(10, torch.float32, CPU) == pytest.approx(4000)
+    assert training.matmul_peak(10, torch.float32, CPU) == pytest.approx(4000)
 
 
-# --- several runs at once
-
-
-@pytest.mark.parametrize("rule", ["bp", "linear"])
-def test_batched_weights_take_the_step_of_separate_networks(split, rule):
-    config = replace(SMALL, rule=rule)
-    torch.manual_seed(0)
-    models = [build(config).train() for _ in range(2)]
-    networks = bench_training.BatchedNetworks(models, config, split.train)
-    before = [w.detach().clone() for w in networks.parameters.values()]
-    chosen = torch.randint(len(split.train), (2, config.batch))
-    losses = networks.step(chosen)
-    moved = [w.detach() - b for w, b in zip(networks.parameters.values(), before, strict=True)]
-    for k, model in enumerate(models):
-        batch = split.train.take(chosen[k])
-        loss = F.cross_entropy(model(data.Normalise("channel")(batch.images)), batch.labels)
-        assert losses[k].item() == pytest.approx(loss.item(), rel=1e-5)
-        gradient = flat(torch.autograd.grad(loss, list(model.parameters())))
-        update = flat(m[k] for m in moved)
-        assert (update + config.lr * gradient).norm() < 0.01 * update.norm()
-        for name, statistic in model.named_buffers():
-            torch.testing.assert_close(networks.buffers[name][k], statistic, rtol=1e-4, atol=1e-5)
-
-
-def test_an_epoch_of_batched_weights_learns(split):
-    torch.manual_seed(0)
-    config = replace(SMALL, activation="relu", lr=0.05, batch=50)
-    with bench_training.batched_weights(config, Trainer(config, split), 2) as way:
-        assert way.images == 400
-        epochs = [sum(way.epoch()) for _ in range(8)]
-    assert sum(epochs[-2:]) < sum(epochs[:2]) - 0.5
-
-
-@pytest.mark.slow
-def test_processes_train_on_call(tmp_path):
-    with bench_training.processes(SMALL, CPU, tmp_path, 2, 1) as way:
-        assert way.images == 400
-        way.epoch()
-        way.epoch()
-
-
-@pytest.mark.slow
-def test_a_failing_process_does_not_keep_the_others_waiting(tmp_path, capfd):
-    config = replace(SMALL, dataset="cifar10")
-    with (
-        pytest.raises(LbpError, match="a process of the benchmark failed"),
-        bench_training.processes(config, CPU, tmp_path, 1, 1),
-    ):
-        pass
-    assert f"no CIFAR-10 in {tmp_path}" in capfd.readouterr().err
+def test_the_lines_of_the_benchmark_follow_from_its_times(monkeypatch, capsys):
+    """200 images are trained on in 2 s, by the usual loop in 4 s, and 20 are evaluated in 0.1 s."""
+    task = training.Task(SMALL, 64, torch.float32, 2, 1.1)
+    seconds = np.tile([2.0, 4.0, 0.1], (training.ROUNDS, 1))
+    monkeypatch.setattr(training.Task, "of", lambda device, dataset: task)
+    monkeypatch.setattr(training, "choose_devices", lambda: [CPU])
+    monkeypatch.setattr(training.cifar10, "faults", lambda root: {})
+    monkeypatch.setattr(training, "usual_epoch", lambda *arguments: 0.0)
+    monkeypatch.setattr(training, "matmul_peak", lambda *arguments: 1e9)
+    monkeypatch.setattr(timing, "in_turn", lambda device, actions, rounds: seconds)
+    training.training()
+    lines = dict(line[2:].split("  ", 1) for line in capsys.readouterr().out.splitlines()[2:])
+    found = {name: text.strip() for name, text in lines.items()}
+    assert found["an epoch's training"] == "500 s for 50,000 images, 100 images/s"
+    assert found["its evaluation"] == "50 s for 10,000 images, 200 images/s"
+    assert found["the usual loop"] == "1e+03 s for 50,000 images (float32, 2 loader processes)"
+    assert found["ratio of the two"] == "2.00x (2.00 to 2.00; the target is 1.1x)"
+    # A convolution of 3 x 3 takes two operations for each product, and a third pass does not need
+    # the gradient with respect to the images.
+    shapes = [(3, 2, 32), (2, 2, 32), (2, 4, 16), (4, 4, 16), (4, 8, 8), *[(8, 8, 8)] * 3]
+    shapes += [(8, 16, 4), *[(16, 16, 4)] * 3, *[(16, 16, 2)] * 4]
+    forward = [2 * 9 * i * o * side**2 for i, o, side in shapes]
+    operations = 3 * (sum(forward) + 2 * 16 * 10) - forward[0]
+    percent = 100 * (200 * operations / 2) / 1e9
+    assert found["share of the peak"].startswith(f"{percent:.0f} %: ")
 
 
 # --- the command
 
 
 def test_an_unknown_name_is_one_line_and_status_2(capsys):
-    assert bench.main(["figure1", "figure9"]) == 2
+    assert command.main(["figure1", "figure9"]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
@@ -154,16 +148,9 @@ def test_an_unknown_name_is_one_line_and_status_2(capsys):
 
 def test_names_choose_the_benchmarks(monkeypatch, capsys):
     calls = []
-    for name in bench.BENCHMARKS:
-        monkeypatch.setitem(bench.BENCHMARKS, name, lambda name=name: calls.append(name))
-    assert bench.main(["training"]) == 0
-    assert bench.main([]) == 0
+    for name in command.BENCHMARKS:
+        monkeypatch.setitem(command.BENCHMARKS, name, lambda name=name: calls.append(name))
+    assert command.main(["training"]) == 0
+    assert command.main([]) == 0
     assert calls == ["training", "figure1", "training"]
     assert capsys.readouterr().out.count(f"PyTorch {torch.__version__}\n") == 2
-
-
-def test_a_benchmark_of_one_thread_leaves_the_others_theirs():
-    torch.set_num_threads(2)
-    with bench.one_thread():
-        assert torch.get_num_threads() == 1
-    assert torch.get_num_threads() == 2

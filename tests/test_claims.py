@@ -1,63 +1,102 @@
-"""Verdicts from measures, measures from records, and the paper's curves."""
+"""Verdicts from numbers; the file of claims; the paper's curves."""
 
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import yaml
 
-from lbp import claims, experiments, measures, paper, provenance
-from lbp.claims import NOT_REPRODUCED, NOT_RUN, REDUCED, REPRODUCED, Claim, judge
-from lbp.config import RunConfig
 from lbp.errors import LbpError
-from lbp.paper import PaperCurve
-from lbp.record import Record
-from lbp.reproduce import Results, recorded
-from lbp.store import Store
-from tests.test_store import LAYERS, PROVENANCE, epoch
+from lbp.experiments import EXPERIMENTS, claims, cost, fig1_synthetic, paper
+from lbp.experiments.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNTOLD, Claim, judge
+from lbp.experiments.numbers import Measure
+from lbp.experiments.scales import NARROW, PAPER
+from lbp.lab import paths
+from lbp.lab.store import Store
 
 CLAIM = Claim(
-    id="c", figure="fig2", section="1", statement="s", paper="p", tested="t", measure="m",
-    unit="points", low=1.0, high=2.0, scales=("paper", "cpu"),
+    id="c", kind="paper", figure="fig2_vgg19_tanh", section="1", statement="s", paper="p",
+    source="text", tested="t", epochs="1 to 30", measure="m", unit="points", low=1.0, high=2.0,
+    least={"paper": 20, "narrow": 30},
 )  # fmt: skip
 
 
+FULL, NARROWLY = "at full scale, epochs 1 to", "in a narrow network, epochs 1 to"
+
+
 @pytest.mark.parametrize(
-    ("full", "reduced", "word", "scale"),
+    ("full", "narrow", "text"),
     [
-        ({}, {}, NOT_RUN, None),
-        ({"m": 1.0}, {}, REPRODUCED, "paper"),
-        ({"m": 2.1}, {"m": 1.5}, NOT_REPRODUCED, "paper"),  # the paper's scale decides
-        ({}, {"m": 1.5}, REDUCED, "cpu"),
-        ({}, {"m": 0.9}, NOT_REPRODUCED, "cpu"),
-        ({"other": 1.5}, {}, NOT_RUN, None),
-        ({"m": math.nan}, {}, NOT_REPRODUCED, "paper"),
+        (None, None, NOT_RUN),
+        (Measure(1.0, 1, 30), None, f"reproduced {FULL} 30"),
+        (Measure(2.1, 1, 25), Measure(1.5, 1, 30), f"not reproduced {FULL} 25"),
+        # Too few epochs at full scale: the narrow network decides.
+        (Measure(2.1, 1, 19), Measure(1.5, 1, 30), f"reproduced {NARROWLY} 30"),
+        (Measure(1.5, 1, 19), Measure(0.9, 1, 40), f"not reproduced {NARROWLY} 40"),
+        (Measure(1.5, 1, 19), Measure(1.5, 1, 29), NOT_RUN),
+        (Measure(math.nan, 1, 30), None, f"cannot be told {FULL} 30"),
     ],
 )
-def test_verdicts(full, reduced, word, scale):
-    verdict = judge(CLAIM, {"fig2": {"paper": full, "cpu": reduced}})
-    assert (verdict.word, verdict.scale) == (word, scale)
+def test_verdicts(full, narrow, text):
+    numbers = {"paper": full, "narrow": narrow}
+    found = {place: {"m": m} for place, m in numbers.items() if m is not None}
+    verdict = judge(CLAIM, found)
+    assert verdict.text == text
+    assert verdict.word in claims.WORDS
+    assert text.startswith(verdict.word)
 
 
-def test_a_level_is_not_judged_at_reduced_scale():
-    claim = replace(CLAIM, scales=("paper",))
-    assert judge(claim, {"fig2": {"cpu": {"m": 1.5}}}).word == NOT_RUN
+def test_a_level_is_not_judged_in_a_narrow_network():
+    claim = replace(CLAIM, least={"paper": 0})
+    assert judge(claim, {"narrow": {"m": Measure(1.5, 1, 100)}}).word == NOT_RUN
+
+
+def test_numbers_without_epochs_are_judged_as_they_are():
+    claim = replace(CLAIM, least={"gpu": 0, "processor": 0})
+    assert judge(claim, {"processor": {"m": 1.5}}).text == "reproduced on a processor"
+    both = {"processor": {"m": 1.5}, "gpu": {"m": 0.5}}
+    assert judge(claim, both).text == "not reproduced on a GPU"
+    assert judge(claim, {"gpu": {"other": 1.5}}).word == NOT_RUN
+
+
+def test_the_number_found_has_a_unit():
+    assert judge(CLAIM, {"paper": {"m": Measure(1.234, 1, 30)}}).found == "1.23 points"
+    assert judge(CLAIM, {"paper": {"m": Measure(math.nan, 1, 30)}}).found == "-"
+    assert judge(CLAIM, {}).found == "-"
+    bounds = [
+        claims.bounds(replace(CLAIM, **b)) for b in ({}, {"low": -math.inf}, {"high": math.inf})
+    ]
+    assert bounds == ["1 to 2 points", "at most 2 points", "at least 1 points"]
 
 
 def test_the_file_of_claims_is_whole():
     loaded = claims.load()
-    assert {claim.figure for claim in loaded} >= {
-        "fig1",
-        "fig2",
-        "fig3",
-        "fig4",
-        "binarized",
-        "cost",
-    }
+    known = {*EXPERIMENTS, "fig1_synthetic", "cost", "table_binarized"}
+    assert {claim.figure for claim in loaded} <= known
     for claim in loaded:
         assert claim.statement.endswith(".")
         assert claim.tested.endswith(".")
+        assert (claim.source == "none") == (claim.kind == "control")
+        # A claim about runs says which epochs it looks at, and needs some.
+        assert bool(claim.epochs) == (claim.figure not in ("fig1_synthetic", "cost"))
+        assert all(epochs > 0 for epochs in claim.least.values()) == bool(claim.epochs)
+        for name, most in ((PAPER.name, PAPER.most_epochs), (NARROW.name, NARROW.most_epochs)):
+            assert claim.least.get(name, 0) <= most
+
+
+def test_every_claim_finds_its_measure():
+    """A misspelt measure would leave a claim "not yet run" for ever."""
+    from tests.test_measures import results_of
+
+    names = {
+        stem: set(experiment.measures(results_of(stem, lambda c, n: [50.0] * n, PAPER)))
+        for stem, experiment in EXPERIMENTS.items()
+    }
+    names["cost"] = set(cost.measures(cost.recorded("processor")))
+    names["fig1_synthetic"] = set(fig1_synthetic.measures(fig1_synthetic.compute(1, 0, 2)))
+    for claim in claims.load():
+        if claim.figure in names:
+            assert claim.measure in names[claim.figure], claim.id
 
 
 @pytest.mark.parametrize(
@@ -66,183 +105,45 @@ def test_the_file_of_claims_is_whole():
         (lambda entries: entries[0].update(colour="red"), "unknown field of the claim .*'colour'"),
         (lambda entries: entries[0].pop("measure"), "is damaged .*measure"),
         (lambda entries: entries[0].update(low=2, high=1), "has the bounds 2 to 1"),
-        (lambda entries: entries[0].update(scales=["gpu"]), "unknown scale of the claim"),
+        (lambda entries: entries[0].update(least={"cpu": 1}), "unknown place of the claim .*'cpu'"),
+        (lambda entries: entries[0].update(kind="guess"), "unknown kind of the claim .*'guess'"),
+        (lambda entries: entries[0].update(source="me"), "unknown source of the claim .*'me'"),
         (lambda entries: entries.append(entries[0]), "two claims have one id"),
     ],
 )
 def test_a_damaged_file_of_claims_is_named(tmp_path, monkeypatch, damage, message):
-    entries = yaml.safe_load(claims.CLAIMS.read_text())
+    entries = yaml.safe_load(paths.claims().read_text())
     damage(entries)
     path = tmp_path / "claims.yml"
     path.write_text(yaml.safe_dump(entries))
-    monkeypatch.setattr(claims, "CLAIMS", path)
+    monkeypatch.setattr(paths, "claims", lambda: path)
     with pytest.raises(LbpError, match=message):
+        claims.load()
+    path.unlink()
+    with pytest.raises(LbpError, match=r"claims\.yml is damaged"):
         claims.load()
 
 
-def results_of(figure: str, scale: str, errors, stale=(), diverged=()) -> Results:
-    """Return a figure's results, each run with the test errors that `errors(config)` gives it."""
-    now = provenance.fingerprint()
-    runs = experiments.runs(figure, scale)
-    records = {}
-    for label, config in runs.items():
-        values = errors(config)
-        if values is None:
-            continue
-        rows = [replace(epoch(n), test_error=error) for n, error in enumerate(values, start=1)]
-        outcome = "finished"
-        if label in diverged:
-            rows[-1] = replace(rows[-1], train_loss=math.nan)
-            outcome = "diverged"
-        mark = "another" if label in stale else now
-        provenance_ = replace(PROVENANCE, fingerprint=mark)
-        records[label] = Record(config, outcome, rows, [LAYERS], provenance_)
-    return Results(figure, scale, runs, records)
+def test_the_papers_claims_are_counted_without_the_controls():
+    judged = claims.verdicts({})
+    assert {verdict.word for verdict in judged} == {NOT_RUN}
+    controls = [v for v in judged if v.claim.kind == "control"]
+    assert controls
+    texts = claims.texts(judged)
+    assert texts["claims"] == texts[f"claims {NOT_RUN}"] == str(len(judged) - len(controls))
+    assert claims.words_table(judged).rows == [
+        [REPRODUCED, "0"],
+        [NOT_REPRODUCED, "0"],
+        [UNTOLD, "0"],
+        [NOT_RUN, texts["claims"]],
+    ]
 
 
-def test_figure_2s_measures_by_hand():
-    def errors(config):
-        if config.rule == "bp":  # jumps by 2 points up and down
-            return [50.0, 52.0] * 5
-        return [60.0 - n for n in range(10)]  # rises by 1 point each epoch
-
-    found = measures.fig2(results_of("fig2", "cpu", errors))
-    assert found["bp_final"] == pytest.approx(48.0)  # the last of ten epochs
-    assert found["linear_final"] == pytest.approx(49.0)
-    assert found["final_gap"] == pytest.approx(1.0)
-    # 625 steps an epoch: ten epochs are within the first 12,500 steps.
-    assert found["early_lead"] == pytest.approx(49.0 - 44.5)
-    assert found["bp_sd"] == pytest.approx(math.sqrt(2))
-    assert found["linear_sd"] == pytest.approx(math.sqrt(0.5))
-    assert found["sd_ratio"] == pytest.approx(2)
-
-
-def test_seeds_are_averaged_and_stale_runs_left_out():
-    def errors(config):
-        if config.rule == "bp":
-            return [50.0 + config.seed] * 10
-        return [60.0] * 10 if config.seed == 1 else None
-
-    stale = ["tanh, bp, seed 2"]
-    results = results_of("fig2", "cpu", errors, stale)
-    found = measures.fig2(results)
-    assert found["bp_final"] == pytest.approx(49.5)
-    assert found["linear_final"] == pytest.approx(40.0)
-    assert results.missing == ["tanh, linear, seed 0", "tanh, linear, seed 2"]
-    assert results.stale == stale
-    only_bp = results_of("fig2", "cpu", lambda c: [50.0] * 10 if c.rule == "bp" else None)
-    assert measures.fig2(only_bp) == {}
-
-
-def test_a_diverged_run_counts_as_guessing():
-    def errors(config):
-        return [90.0] if config.rule == "bp" else [60.0] * 10
-
-    bp = [f"tanh, bp, seed {seed}" for seed in (0, 1, 2)]
-    found = measures.fig2(results_of("fig2", "cpu", errors, diverged=bp))
-    assert found["bp_final"] == pytest.approx(10.0)
-    assert found["early_lead"] == pytest.approx(-30.0)
-    assert math.isnan(found["bp_sd"])
-
-
-def test_figure_3s_measures_by_hand():
-    def errors(config):
-        swing = {"bp": 3.0, "linear": 1.0}[config.rule] + (config.activation == "relu")
-        return [40.0, 40.0 + swing] * 5
-
-    found = measures.fig3(results_of("fig3", "cpu", errors))
-    assert found["best_gap"] == pytest.approx(0.0)
-    assert found["relu_bp_sd"] == pytest.approx(4 / math.sqrt(2))
-    assert found["sd_ratio"] == pytest.approx(4.0)
-    assert found["relu_sd_ratio"] == pytest.approx(2.0)
-
-
-def test_figure_4s_measures_by_hand():
-    def errors(config):
-        gain = 0.0
-        if config.rule == "linear":
-            gain = 5.0 if config.lr == 1e-4 else 2.0
-            gain += 7.0 * (config.l2 == 0.1)
-        return [80.0 - gain] * config.epochs
-
-    found = measures.fig4(results_of("fig4", "cpu", errors))
-    assert found["early_gap_min"] == pytest.approx(2.0)
-    assert found["weight_decay_gain"] == pytest.approx(7.0)
-    part = results_of("fig4", "cpu", lambda c: errors(c) if c.l2 > 1e-6 else None)
-    assert measures.fig4(part) == {}
-    shown = results_of("fig4", "cpu", lambda c: errors(c) if c.lr < 1e-3 else None)
-    assert measures.fig4(shown) == found  # the panel that the paper lacks decides nothing
-
-
-def test_the_distance_is_taken_at_equal_steps():
-    # 10,000 images in batches of 32: 313 steps an epoch; the paper has 391.
-    config = experiments.runs("fig4", "cpu")["tanh, bp, lr 0.0001, l2 0.1"]
-    rows = [replace(epoch(n), test_error=100.0 - 10 * n) for n in (1, 2, 3, 4)]
-    record = Record(config, "finished", rows, [LAYERS], PROVENANCE)
-    curve = PaperCurve([0.5, 1, 2, 50], [0.0] * 4, [99.0, 10.0, 20.0, 99.0], [0.0] * 4)
-    first = abs(10 * 391 / 313 - 10.0)  # accuracy rises by 10 points each 313 steps
-    second = abs(10 * 782 / 313 - 20.0)
-    assert measures.distance(record, curve) == pytest.approx((first + second) / 2)
-    assert math.isnan(measures.distance(record, PaperCurve([50], [0.0], [1.0], [0.0])))
-
-
-def test_the_interval_is_students():
-    found = measures.interval([1.0, 2.0, 3.0])
-    assert (found.mean, found.seeds) == (2.0, 3)
-    assert found.half == pytest.approx(4.302653 / math.sqrt(3), rel=1e-6)  # t table, 2 degrees
-    assert str(found) == "2.00 ± 2.48 (3 seeds)"
-    assert str(measures.interval([1.5])) == "1.50 (one seed)"
-
-
-def test_recipes_are_ranked_by_their_distance():
-    def errors(config):
-        curve = paper.sweep_curve(config.lr, config.l2, config.rule)
-        offset = 5.0 * config.augment + 2.0 * (config.momentum > 0)
-        steps = [n * config.steps_per_epoch / 391 for n in range(1, config.epochs + 1)]
-        inside = np.interp(steps, curve.epochs, curve.mid)
-        return list(100 - inside - offset)
-
-    results = results_of("recipe", "cpu", lambda c: None if c.init == "xavier" else errors(c))
-    ranked = measures.recipe_distances(results)
-    assert len(ranked) == len(experiments.RECIPES) - 1
-    assert list(ranked)[-2:] == ["with momentum 0.9", "with augmentation"]
-    # Between the epochs of a run the curve is a straight line: some tenths of a point.
-    assert ranked["with augmentation"]["mean"] == pytest.approx(5.0, abs=0.7)
-    assert ranked["with momentum 0.9"]["mean"] == pytest.approx(2.0, abs=0.7)
-    assert measures.recipe(results) == {}
-    assert measures.recipe(results_of("recipe", "cpu", errors))["best_distance"] < 0.7
-
-
-def test_the_larger_step_by_hand():
-    def errors(config):
-        best = {"bp": {1e-2: 40.0}, "linear": {1e-3: 45.0}}[config.rule]
-        return [best.get(config.lr, 60.0) + (config.l2 < 0.1)] * config.epochs
-
-    found = measures.larger_step(results_of("larger-step", "cpu", errors))
-    assert found == pytest.approx(
-        {"paper_rates_gap": 15.0, "all_rates_gap": -5.0, "bp_best": 60.0, "bp_best_lr": 1e-2,
-         "linear_best": 55.0, "linear_best_lr": 1e-3}
-    )  # fmt: skip
-    assert measures.larger_step(results_of("larger-step", "cpu", lambda c: None)) == {}
-
-
-def test_precisions_by_hand():
-    def errors(config):
-        return [50.0 + config.seed + 3.0 * (config.precision == "bf16")] * config.epochs
-
-    found = measures.precision(results_of("precision", "cpu", errors))
-    assert found["difference"] == pytest.approx(3.0)
-    assert found["seed_sd"] == pytest.approx(1.0)
-    assert found["ratio"] == pytest.approx(3.0 / math.sqrt(2 / 3))
-
-
-@pytest.mark.parametrize("figure", experiments.FIGURES)
-def test_the_committed_reduced_runs_are_complete_and_present(figure):
-    results = recorded(figure, "cpu")
-    assert results.missing == []
-    assert results.stale == []
-    if figure in measures.BY_FIGURE:
-        assert all(math.isfinite(value) for value in measures.BY_FIGURE[figure](results).values())
+def test_an_empty_store_is_read_and_left_alone(tmp_path):
+    store = Store(tmp_path / "none")
+    rows = claims.runs_table(store).rows
+    assert all(" 0 of" in f" {row[1]}" for row in rows[:-1])
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_curve_of_the_sweep_is_pieced_together():
@@ -271,19 +172,14 @@ def test_the_papers_curves():
         paper.curves(3, "middle")
 
 
-def test_every_figure_has_runs_at_every_scale():
-    for figure in experiments.FIGURES:
-        for scale in experiments.SCALES:
-            runs = experiments.runs(figure, scale)
-            assert all(isinstance(run, RunConfig) for run in runs.values())
-            on_stand_in = {run.dataset == "stand-in" for run in runs.values()}
-            assert on_stand_in == {scale == "smoke"}
-    with pytest.raises(LbpError, match="unknown figure 'fig9': choose from recipe, fig2"):
-        experiments.runs("fig9", "cpu")
-    with pytest.raises(LbpError, match="unknown profile 'gpu': choose from recorded, smoke"):
-        experiments.scales("gpu")
-
-
-def test_the_store_is_read_only_for_figures(tmp_path):
-    recorded("fig2", "paper", Store(tmp_path / "none"))
-    assert not (tmp_path / "none").exists()
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n", "figure,panel,curve,epoch,low,mid,high\n2,,x,1,2,3\n"]
+)
+def test_a_damaged_file_of_curves_is_named(tmp_path, monkeypatch, text):
+    path = tmp_path / "figures.csv"
+    path.write_text(text)
+    monkeypatch.setattr(paths, "paper_curves", lambda: path)
+    paper._panels.cache_clear()
+    with pytest.raises(LbpError, match=r"figures\.csv is damaged"):
+        paper.curves(2)
+    paper._panels.cache_clear()

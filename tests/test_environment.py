@@ -42,10 +42,11 @@ def conda() -> tuple[list[str], list[str]]:
 
 
 def direct() -> list[Requirement]:
-    """Return pyproject's dependencies, the optional ones too."""
+    """Return pyproject's dependencies and those of its extras, which may name other extras."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    optional = project["optional-dependencies"].values()
-    return [Requirement(d) for d in [*project["dependencies"], *(d for ds in optional for d in ds)]]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    found = [Requirement(line) for group in groups for line in group]
+    return [requirement for requirement in found if requirement.name != project["name"]]
 
 
 def test_lock_pins_and_hashes_every_package():

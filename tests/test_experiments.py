@@ -1,206 +1,213 @@
-"""The runs of each figure are those of the paper, and the order in which they are trained."""
+"""The runs of each experiment are those of the paper, and the order in which they are trained."""
 
 from dataclasses import replace
 
 import pytest
 
-from lbp import experiments
-from lbp.config import RunConfig
 from lbp.errors import LbpError
-from lbp.experiments import FIGURES, SCALES, by_importance, runs
+from lbp.experiments import EXPERIMENTS, grid, larger_step, recipe, scales, width, work_list
+from lbp.experiments.places import places_table
+from lbp.experiments.scales import NARROW, PAPER, SCALES, SMOKE
+from lbp.lab.config import RunConfig
+from lbp.lab.paths import project
+from lbp.lab.run import Goal
 
 DECAYS = {0.1, 0.01, 0.001, 0.0001, 0.00001, 0.000001}  # the paper's grid
 RATES = {0.001, 0.0001, 0.00001}
-PAIRS = {
-    ("tanh", "bp"): (1e-4, 1e-5),
-    ("tanh", "linear"): (1e-5, 1e-1),
-    ("relu", "bp"): (1e-3, 1e-6),
-    ("relu", "linear"): (1e-5, 1e-2),
-}
+every_scale = pytest.mark.parametrize("scale", SCALES.values(), ids=SCALES)
 
 
-def test_the_papers_grid_has_72_runs_over_both_activations():
-    found = set()
-    for figure, activation in (("fig4", "tanh"), ("relu-grid", "relu")):
-        grid = runs(figure, "paper").values()
-        assert {(c.lr, c.l2, c.rule) for c in grid} == {
+def configs(stem, scale=PAPER):
+    return [goal.config for goal in EXPERIMENTS[stem].goals(scale)]
+
+
+@pytest.mark.parametrize("scale", [PAPER, NARROW], ids=lambda s: s.name)
+def test_the_papers_grid_has_72_runs_of_100_epochs(scale):
+    goals = EXPERIMENTS["selection"].goals(scale)
+    assert len(set(goals)) == len(goals) == 72
+    for activation in ("tanh", "relu"):
+        mine = [g.config for g in goals if g.config.activation == activation]
+        assert {(c.lr, c.l2, c.rule) for c in mine} == {
             (lr, l2, rule) for lr in RATES for l2 in DECAYS for rule in ("bp", "linear")
         }
-        assert {(c.activation, c.epochs, c.seed) for c in grid} == {(activation, 100, 0)}
-        found |= set(grid)
-    assert len(found) == 72
+    assert {g.epochs for g in goals} == {100}
+    assert set(configs("fig4_sweep", scale)) < {goal.config for goal in goals}
 
 
 def test_the_long_runs_have_1000_epochs_and_three_seeds():
-    for pairs in (experiments.INFERRED_PAIRS, PAIRS):
-        curves = {
-            "fig2": [("tanh", "bp"), ("tanh", "linear")],
-            "fig3": [("tanh", "linear"), ("relu", "bp"), ("relu", "linear")],
-        }
-        for figure, names in curves.items():
-            found = runs(figure, "paper", pairs)
-            assert len(found) == 3 * len(names)
-            for name in names:
-                for seed in (0, 1, 2):
-                    config = found[f"{', '.join(name)}, seed {seed}"]
-                    assert (config.activation, config.rule) == name
-                    assert (config.lr, config.l2) == pairs[name]
-                    assert (config.seed, config.epochs) == (seed, 1000)
+    curves = {
+        "fig2_vgg19_tanh": {("tanh", "bp"), ("tanh", "linear")},
+        "fig3_relu": {("tanh", "linear"), ("relu", "bp"), ("relu", "linear")},
+    }
+    for stem, names in curves.items():
+        goals = EXPERIMENTS[stem].goals(PAPER)
+        found = {(g.config.activation, g.config.rule, g.config.seed) for g in goals}
+        assert found == {(*name, seed) for name in names for seed in (0, 1, 2)}
+        assert {g.epochs for g in goals} == {1000}
+        for config in configs(stem):
+            pair = grid.PAIRS[config.activation, config.rule]
+            assert (config.lr, config.l2) == pair
 
 
 def test_the_inferred_pairs_are_of_the_papers_grid():
-    assert experiments.INFERRED_PAIRS.keys() == PAIRS.keys()
-    for lr, l2 in experiments.INFERRED_PAIRS.values():
+    for lr, l2 in grid.PAIRS.values():
         assert lr in RATES
         assert l2 in DECAYS
 
 
 def test_full_scale_is_the_papers():
-    all_runs = by_importance("paper")
-    for config in all_runs:
-        assert config.precision == "bf16" or config in runs("precision", "paper").values()
-        scale = (config.dataset, config.train_images, config.test_images)
-        assert scale == ("cifar10", 50_000, 10_000)
-        assert config.width == 1 or config in runs("width", "paper").values()
-        assert (config.batch, config.held_out, config.model) == (128, 0, "vgg19")
-        assert config.epochs in (100, 1000)
+    for stem in EXPERIMENTS:
+        for config in configs(stem):
+            scale = (config.dataset, config.train_images, config.test_images)
+            assert scale == ("cifar10", 50_000, 10_000)
+            assert config.width == 1 or stem == "width"
+            assert (config.batch, config.model) == (128, "vgg19")
+            assert config.precision == "float32" or stem == "precision"
 
 
-def test_the_reduced_scale_is_reduced():
-    for config in by_importance("cpu"):
-        full = RunConfig()
-        assert config.dataset == "cifar10"
-        assert config.width < full.width
-        assert config.train_images < full.train_images
-        assert config.test_images < full.test_images
-        assert config.epochs <= 10
-        assert config.precision == "float32" or config in runs("precision", "cpu").values()
+def test_the_narrow_scale_changes_the_width_and_cuts_the_length_and_nothing_else():
+    for stem, experiment in EXPERIMENTS.items():
+        if stem in ("width", "recipe"):
+            continue
+        full, narrow = (experiment.goals(scale) for scale in (PAPER, NARROW))
+        assert [replace(goal.config, width=1.0) for goal in narrow] == [g.config for g in full]
+        assert {goal.config.width for goal in narrow} == {1 / 8}
+        assert [min(goal.epochs, 100) for goal in full] == [goal.epochs for goal in narrow]
 
 
 def test_the_smoke_runs_are_of_the_stand_in_and_tiny():
-    for config in by_importance("smoke"):
-        assert config.dataset == "stand-in"
-        assert config.train_images * config.epochs <= 2000
-        assert config.width <= 1 / 16
-
-
-@pytest.mark.parametrize("scale", SCALES)
-def test_the_figures_differ_between_scales_in_scale_only(scale):
-    """What is varied at a reduced scale is varied at full scale too."""
-    size = ("width", "dataset", "train_images", "test_images", "batch", "epochs", "precision")
-    plain = {name: getattr(RunConfig(), name) for name in size}
-    for figure in FIGURES:
-        varied, full = (
-            {replace(run, **plain) for run in runs(figure, which).values()}
-            for which in (scale, "paper")
-        )
-        assert varied <= full, figure
+    for stem, experiment in EXPERIMENTS.items():
+        goals = experiment.goals(SMOKE)
+        assert 0 < len(goals) <= 24, stem
+        for goal in goals:
+            assert goal.config.dataset == "stand-in"
+            assert goal.config.train_images * goal.epochs <= 200
+            assert goal.config.width <= 1 / 32
 
 
 def test_the_recipes_change_one_thing_each():
     changes = {
-        (("augment", True),),
-        (("momentum", 0.9),),
-        (("init", "he"),),
-        (("init", "xavier"),),
-        (("batch_norm", False), ("init", "he")),
-        (("head", "mlp"),),
-        (("normalisation", "unit"),),
         (),
+        (("batch_norm_scale", "uniform"),),
+        (("augment", True),),
+        (("init", "he"),),
+        (("normalisation", "unit"),),
+        (("momentum", 0.9),),
+        (("init", "xavier"),),
+        (("head", "mlp"),),
+        (("batch_norm", False), ("init", "he")),
     }
     for rule in ("bp", "linear"):
-        for lr, l2 in ((1e-4, 1e-1), (1e-4, 1e-4), (1e-5, 1e-4)):
-            plain = RunConfig(rule=rule, lr=lr, l2=l2, precision="bf16").to_dict()
+        for lr in (1e-4, 1e-5):
+            plain = RunConfig(rule=rule, lr=lr, l2=1e-4).differing()
             found = [
-                tuple(sorted(config.to_dict().items() - plain.items()))
-                for config in runs("recipe", "paper").values()
-                if (config.rule, config.lr, config.l2) == (rule, lr, l2)
+                tuple(sorted(config.differing().items() - plain.items()))
+                for config in configs("recipe")
+                if (config.rule, config.lr, config.seed) == (rule, lr, 0)
             ]
-            assert len(found) == 8
+            assert len(found) == len(changes)
             assert set(found) == changes
-    assert len(runs("recipe", "paper")) == 48
+    assert configs("recipe", NARROW) == []
 
 
 def test_the_larger_steps_go_beyond_the_papers():
-    found = runs("larger-step", "paper").values()
+    found = configs("larger_step")
     assert {config.lr for config in found} == RATES | {0.01, 0.1}
     assert {config.l2 for config in found} == {0.1, 0.0001}
-    assert len(found) == 5 * 2 * 2
-    assert {config.activation for config in found} == {"tanh"}
+    assert len(set(found)) == 5 * 2 * 2
+    long = {replace(g.config, seed=0) for g in EXPERIMENTS["fig2_vgg19_tanh"].goals(PAPER)}
+    assert long <= set(found)  # whose layers it shows
 
 
 def test_the_precisions_are_compared_by_seed():
-    for scale, exact in (("paper", "tf32"), ("cpu", "float32")):
-        found = runs("precision", scale)
+    for scale in (PAPER, NARROW):
+        found = set(configs("precision", scale))
         assert len(found) == 12
-        for rule in ("bp", "linear"):
-            for seed in (0, 1, 2):
-                one, other = (found[f"{p}, {rule}, seed {seed}"] for p in (exact, "bf16"))
-                assert (one.precision, other.precision) == (exact, "bf16")
-                assert replace(one, precision="bf16") == other
-                assert (one.rule, one.seed) == (rule, seed)
+        for config in found:
+            if config.precision == "float32":
+                assert replace(config, precision="bf16") in found
 
 
-@pytest.mark.parametrize("scale", SCALES)
+@every_scale
 def test_the_widths_differ_in_nothing_else_and_hold_the_scales_own(scale):
-    found = list(runs("width", scale).values())
-    assert len({(run.width, run.rule) for run in found}) == len(found)
-    assert len({replace(run, width=1.0, rule="bp") for run in found}) == 1
-    own = next(iter(runs("fig4", scale).values())).width
-    assert own in {run.width for run in found}
+    found = configs("width", scale)
+    assert len(set(found)) == len(found) == 4
+    assert len({replace(c, width=1.0) for c in found}) == 2
+    own = EXPERIMENTS["fig2_vgg19_tanh"].goals(scale)[0].config.width
+    assert own in {config.width for config in found}
+    assert set(width.WIDTHS) == set(SCALES)
 
 
-@pytest.mark.parametrize("pairs", [experiments.INFERRED_PAIRS, PAIRS])
-@pytest.mark.parametrize("scale", SCALES)
-def test_by_importance_has_every_figures_runs_once_and_nothing_else(scale, pairs):
-    ordered = by_importance(scale, pairs)
-    assert len(set(ordered)) == len(ordered)
-    assert set(ordered) == {run for name in FIGURES for run in runs(name, scale, pairs).values()}
+@every_scale
+def test_the_work_list_holds_every_goal_and_nothing_else(scale):
+    wanted: dict[RunConfig, int] = {}
+    for experiment in EXPERIMENTS.values():
+        for goal in experiment.goals(scale):
+            wanted[goal.config] = max(goal.epochs, wanted.get(goal.config, 0))
+    there: dict[RunConfig, int] = {}
+    for goal in work_list(scale):
+        there[goal.config] = max(goal.epochs, there.get(goal.config, 0))
+    assert there == wanted
 
 
-def test_the_order_is_recipes_then_the_papers_own_panels_then_the_long_runs():
-    ordered = by_importance("paper", PAIRS)
-    recipes = runs("recipe", "paper").values()
-    assert set(ordered[: len(recipes)]) == set(recipes)
-    rest = ordered[len(recipes) :]
-    fig4 = set(runs("fig4", "paper").values()) - set(recipes)
-    panels = [run for run in fig4 if run.lr in (1e-4, 1e-5)]
-    assert set(rest[: len(panels)]) == set(panels)
-    rest = rest[len(panels) :]
-    for figure in ("fig2", "fig3"):
-        wanted = [run for run in runs(figure, "paper", PAIRS).values() if run in rest]
-        assert rest[: len(wanted)] == wanted
-        assert all(run.epochs == 1000 for run in wanted)
-        rest = rest[len(wanted) :]
-    assert rest
-    assert all(run.epochs == 100 for run in rest)
+def test_at_full_scale_the_recipe_and_the_beginning_of_the_curves_come_first():
+    first = work_list(PAPER)[:24]
+    assert [goal.epochs for goal in first] == [1] * 16 + [5] * 4 + [2] * 4
+    recipes, curves, high = first[:16], first[16:20], first[20:]
+    assert {g.config for g in recipes} < {g.config for g in recipe.goals(PAPER)}
+    assert {replace(g.config, rule="bp") for g in recipes if g.config.lr == 1e-4} == {
+        RunConfig(rule="bp", lr=1e-4, l2=1e-4, **changes)
+        for changes in (
+            {}, {"seed": 1}, {"batch_norm_scale": "uniform"}, {"augment": True}, {"init": "he"},
+            {"normalisation": "unit"},
+        )
+    }  # fmt: skip
+    assert {(g.config.lr, g.config.l2) for g in curves} == {(1e-4, 0.1), (1e-5, 1e-4)}
+    assert {(g.config.activation, g.config.lr, g.config.l2) for g in high} == {
+        ("tanh", 1e-3, 0.1),
+        ("relu", 1e-3, 0.1),
+    }
 
 
-def test_chosen_pairs_count_at_full_scale_only():
-    for scale in ("smoke", "cpu"):
-        assert runs("fig2", scale, PAIRS) == runs("fig2", scale)
-        assert by_importance(scale, PAIRS) == by_importance(scale)
-    assert runs("fig2", "paper", PAIRS) != runs("fig2", "paper")
+def test_in_a_narrow_network_the_long_runs_come_first():
+    ordered = work_list(NARROW)
+    names = [(g.config.activation, g.config.rule, g.epochs) for g in ordered[:4]]
+    assert sorted(names) == [
+        (activation, rule, 100) for activation in ("relu", "tanh") for rule in ("bp", "linear")
+    ]
+    pairs = ordered[4:18]
+    assert {g.epochs for g in pairs} == {60}
+    assert {(g.config.lr, g.config.l2) for g in pairs} == {
+        (1e-4, 1e-1), (1e-4, 1e-2), (1e-5, 1e-1), (1e-5, 1e-4), (1e-3, 1e-1), (1e-3, 1e-4),
+        (1e-2, 1e-4),
+    }  # fmt: skip
+    assert max(larger_step.LEARNING_RATES) > 1e-2
+    assert [(g.config.width, g.epochs) for g in ordered[18:20]] == [(1 / 4, 20)] * 2
 
 
-@pytest.mark.parametrize("scale", SCALES)
-def test_labels_say_what_their_runs_are(scale):
-    for figure in ("fig2", "fig3", "fig4", "relu-grid", "larger-step"):
-        for label, config in runs(figure, scale).items():
-            assert label.startswith(f"{config.activation}, {config.rule}, ")
-            end = f"lr {config.lr:g}, l2 {config.l2:g}"
-            if figure in ("fig2", "fig3"):
-                end = f"seed {config.seed}"
-            assert label.endswith(end)
+def test_unknown_profiles_are_named():
+    message = "unknown profile 'gpu': choose from recorded, smoke, narrow, paper"
+    with pytest.raises(LbpError, match=message):
+        scales.of_profile("gpu")
+    assert scales.of_profile("recorded") == (PAPER, NARROW)
+    assert scales.of_profile("smoke") == (SMOKE,)
 
 
-def test_unknown_figures_scales_and_profiles_are_named():
-    for call, message in (
-        (lambda: runs("fig9", "paper"), "unknown figure 'fig9': choose from recipe, fig2"),
-        (lambda: runs("fig2", "gpu"), "unknown scale 'gpu': choose from smoke, cpu, paper"),
-        (lambda: experiments.scales("gpu"), "unknown profile 'gpu': choose from recorded"),
-    ):
-        with pytest.raises(LbpError, match=message):
-            call()
-    assert experiments.scales("recorded") == ("paper", "cpu")
-    assert experiments.scales("smoke") == ("smoke",)
+def test_a_goal_takes_the_recipe_then_the_scale_then_its_own_fields():
+    goal = NARROW.goal(1000, {"init": "he", "width": 1.0}, rule="bp")
+    assert goal == Goal(RunConfig(init="he", width=1 / 8, rule="bp"), 100)
+    assert NARROW.goal(20, {}, width=1 / 4).config.width == 1 / 4
+
+
+def test_one_stem_everywhere():
+    """An experiment's file, notebook and claims have one name; the README lists it."""
+    root = project()
+    notebooks = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
+    files = {path.stem for path in (root / "lbp" / "experiments").glob("*.py")}
+    stems = {*EXPERIMENTS, "fig1_synthetic", "cost", "own_model"}
+    assert stems <= files
+    assert notebooks == stems | {"claims"}
+    readme = (root / "README.md").read_text()
+    assert len(places_table().rows) == len(stems)
+    for row in places_table().rows:
+        assert "| " + " | ".join(row) + " |" in readme

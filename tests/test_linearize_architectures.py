@@ -8,10 +8,10 @@ import torch
 import torchvision
 from torch import nn
 
+from lbp.block import backward_rule
 from lbp.errors import LbpError
-from lbp.fields import BUILT_IN
-from lbp.modules import linearize, restore
-from lbp.override import backward_rule
+from lbp.linearization import linearize, restore
+from lbp.rules import BUILT_IN
 
 # Name, and the side of an input that all its layers can take.
 ARCHITECTURES = {

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import CheckpointError, checkpoint
 
+from lbp.block import backward_rule
 from lbp.coverage import COVERED, coverage_table, resolve
 from lbp.errors import LbpError
-from lbp.modules import linearize, restore
-from lbp.override import backward_rule
+from lbp.linearization import linearize, restore
 
 
 def doubled(z, g):
@@ -32,16 +32,23 @@ compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:Depre
 
 
 class Net(nn.Module):
-    """Modules, functions, methods and in-place forms, with and without parameters."""
+    """Modules, functions, methods and in-place forms, with and without parameters.
+
+    The first modules are the activation functions of the book's networks.
+    """
 
     def __init__(self, functions=True):
         super().__init__()
         self.functions = functions
+        self.book = nn.Sequential(
+            *(nn.Linear(6, 6), nn.Tanh(), nn.Linear(6, 6), nn.ReLU()),
+            *(nn.Linear(6, 6), nn.Sigmoid(), nn.Linear(6, 6), nn.Hardtanh(-0.4, 0.4)),
+        )
         self.linear = nn.ModuleList(nn.Linear(6, 6) for _ in range(4))
         self.tanh, self.prelu, self.silu = nn.Tanh(), nn.PReLU(), nn.SiLU(inplace=True)
 
     def forward(self, x):
-        x = self.prelu(self.linear[0](x))
+        x = self.prelu(self.linear[0](x) + self.book(x))
         x = self.silu(self.linear[1](x)) * 2
         x = self.linear[2](F.gelu(x, approximate="tanh") if self.functions else x) * 1
         if self.functions:
@@ -156,18 +163,17 @@ def test_compiled_blocks_nest(rule):
 
 @every_rule
 def test_vmap_of_grad_is_a_loop(rule):
-    model = net()
-    x = inputs()
+    for model, rule_of_block in ((linearize(net(functions=False), rule)[0], "bp"), (net(), rule)):
 
-    def loss(parameters, row):
-        with backward_rule(rule):
-            return (torch.func.functional_call(model, parameters, (row,)) ** 2).sum()
+        def loss(parameters, row, model=model, rule=rule_of_block):
+            with backward_rule(rule):
+                return (torch.func.functional_call(model, parameters, (row,)) ** 2).sum()
 
-    parameters = dict(model.named_parameters())
-    together = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, x)
-    for k, row in enumerate(x):
-        alone = gradients(model, inside(model, rule), row)
-        assert_same([grad[k] for grad in together.values()], alone)
+        parameters = dict(model.named_parameters())
+        together = torch.func.vmap(torch.func.grad(loss), (None, 0))(parameters, inputs())
+        for k, row in enumerate(inputs()):
+            alone = gradients(model, inside(model, rule_of_block), row)
+            assert_same([grad[k] for grad in together.values()], alone)
 
 
 @every_rule
@@ -310,6 +316,16 @@ def test_double_backward_differentiates_the_rules_own_field():
             torch.testing.assert_close(found, [by_z.double().detach(), by_v.double().detach()])
 
 
+def test_double_backward_through_the_incoming_gradient():
+    z = torch.tensor([0.3, -0.7, 1.9], dtype=torch.float64, requires_grad=True)
+    # The field of "linear" is g = 2 tanh(z). The tanh inside it follows the rule again.
+    for f in (linearize(nn.Tanh(), "linear")[0], inside(torch.tanh, "linear")):
+        (field,) = torch.autograd.grad((f(z) ** 2).sum(), z, create_graph=True)
+        torch.testing.assert_close(field, 2 * z.tanh())
+        (by_z,) = torch.autograd.grad(field.sum(), z)
+        torch.testing.assert_close(by_z, torch.full_like(z, 2))
+
+
 def test_double_backward_of_an_in_place_call():
     z, v = (torch.randn(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
     with backward_rule("as-printed"):
@@ -325,8 +341,7 @@ import sys
 import torch
 import torch.distributed as dist
 from torch.nn.parallel import DistributedDataParallel
-from lbp.modules import linearize
-from lbp.override import backward_rule
+from lbp.linearization import linearize
 from tests.test_linearize_composes import inputs, net, inside, gradients, assert_same
 
 torch.set_num_threads(1)

@@ -1,191 +1,144 @@
-"""The backward rules against independent computations, and what they promise."""
+"""The rules as data, and in whole networks against the paper's algorithms."""
 
 import itertools
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from torch import nn
 
+from lbp.block import backward_rule
 from lbp.errors import LbpError
-from lbp.rules import ACTIVATIONS, RULES, Activation, activate
+from lbp.linearization import linearize
+from lbp.rules import BUILT_IN, Rule, as_rule, leaky
 
-every_rule = pytest.mark.parametrize("rule", RULES)
-every_activation = pytest.mark.parametrize("activation", ACTIVATIONS)
-
-# Independent of PyTorch: the functions and their derivatives.
-FORWARD = {
-    "tanh": np.tanh,
-    "relu": lambda a: np.maximum(a, 0),
-    "sigmoid": lambda a: 1 / (1 + np.exp(-a)),
-    "hardtanh": lambda a: np.clip(a, -1, 1),
-}
-DERIVATIVE = {
-    "tanh": lambda a: 1 - np.tanh(a) ** 2,
-    "relu": lambda a: (a > 0).astype(a.dtype),
-    "sigmoid": lambda a: np.exp(-a) / (1 + np.exp(-a)) ** 2,
-    "hardtanh": lambda a: (np.abs(a) < 1).astype(a.dtype),
+# The activation functions of the book's networks and, independent of PyTorch, their values and
+# derivatives.
+ACTIVATIONS = {
+    "tanh": (nn.Tanh, np.tanh, lambda z: 1 - np.tanh(z) ** 2),
+    "relu": (nn.ReLU, lambda z: np.maximum(z, 0), lambda z: (z > 0) * 1.0),
+    "sigmoid": (
+        nn.Sigmoid,
+        lambda z: 1 / (1 + np.exp(-z)),
+        lambda z: np.exp(-z) / (1 + np.exp(-z)) ** 2,
+    ),
+    "hardtanh": (nn.Hardtanh, lambda z: np.clip(z, -1, 1), lambda z: (np.abs(z) < 1) * 1.0),
 }
 
 
-def numpy_gradients(weights, biases, x, target, activation, rule):
-    """Algorithms 1 and 2 for an MLP with a linear output and half the squared error as its loss."""
-    h, hidden, pre = x, [x], []
+def numpy_gradients(weights, biases, x, target, f, factor):
+    """Algorithms 1 and 2 for an MLP with a linear output and half the squared error as its loss.
+
+    The factor, as a function of the pre-activations, is what the error is multiplied by.
+    """
+    last = len(weights) - 1
+    hidden, pre = [x], []
     for k, (w, b) in enumerate(zip(weights, biases, strict=True)):
-        a = w @ h + b
-        pre.append(a)
-        h = FORWARD[activation](a) if k < len(weights) - 1 else a
-        hidden.append(h)
-    g = h - target  # dL/dy
-    dw, db = [], []
+        pre.append(w @ hidden[-1] + b)
+        hidden.append(f(pre[-1]) if k < last else pre[-1])
+    g = hidden.pop() - target  # dL/dy
+    grads = []
     for k in reversed(range(len(weights))):
-        if k < len(weights) - 1:
-            factor = {"bp": DERIVATIVE[activation], "linear": np.ones_like, "as-printed": np.array}
-            g = g * factor[rule](pre[k])
-        dw.insert(0, np.outer(g, hidden[k]))
-        db.insert(0, g)
+        if k < last:
+            g = g * factor(pre[k])
+        grads.append((np.outer(g, hidden[k]), g))
         g = weights[k].T @ g
-    return dw, db
+    return grads[::-1]
 
 
-@every_rule
-@every_activation
+@pytest.mark.parametrize("rule", ["bp", "linear", "as-printed"])
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_gradients_are_those_of_the_algorithms(activation, rule):
+    module, f, derivative = ACTIVATIONS[activation]
     rng = np.random.default_rng(0)
     sizes = (4, 7, 6, 5, 3)
     weights = [rng.normal(size=(o, i)) for i, o in itertools.pairwise(sizes)]
     biases = [rng.normal(size=o) for o in sizes[1:]]
     x, target = rng.normal(size=4), rng.normal(size=3)
+    factor = {"bp": derivative, "linear": np.ones_like, "as-printed": np.array}[rule]
+    expected = numpy_gradients(weights, biases, x, target, f, factor)
 
-    layers = []
-    for k, (w, b) in enumerate(zip(weights, biases, strict=True)):
-        linear = nn.Linear(w.shape[1], w.shape[0], dtype=torch.float64)
-        linear.weight.data, linear.bias.data = torch.tensor(w), torch.tensor(b)
-        layers += [linear] + [Activation(activation, rule)] * (k < len(weights) - 1)
-    network = nn.Sequential(*layers)
-    loss = 0.5 * (network(torch.tensor(x)) - torch.tensor(target)).square().sum()
-    loss.backward()
+    def gradients(way):
+        linears = [nn.Linear(i, o, dtype=torch.float64) for i, o in itertools.pairwise(sizes)]
+        for linear, w, b in zip(linears, weights, biases, strict=True):
+            linear.weight.data, linear.bias.data = torch.tensor(w), torch.tensor(b)
+        layers = [layer for linear in linears for layer in (linear, module())]
+        out = way(nn.Sequential(*layers[:-1]))
+        (0.5 * (out - torch.tensor(target)).square().sum()).backward()
+        return [(linear.weight.grad, linear.bias.grad) for linear in linears]
 
-    dw, db = numpy_gradients(weights, biases, x, target, activation, rule)
-    found = [m for m in network if isinstance(m, nn.Linear)]
-    for k, linear in enumerate(found):
-        np.testing.assert_allclose(linear.weight.grad, dw[k], rtol=1e-12, atol=1e-12)
-        np.testing.assert_allclose(linear.bias.grad, db[k], rtol=1e-12, atol=1e-12)
+    def linearized(model):
+        return linearize(model, rule)[0](torch.tensor(x))
 
+    def in_a_block(model):
+        with backward_rule(rule):
+            return model(torch.tensor(x))
 
-@every_activation
-def test_bp_is_the_true_derivative(activation):
-    a = torch.linspace(-2.9, 3.1, 13, dtype=torch.float64, requires_grad=True)
-    assert torch.autograd.gradcheck(lambda a: activate(a, activation, "bp"), a)
-    assert torch.autograd.gradgradcheck(lambda a: activate(a, activation, "bp"), a)
-
-
-@every_rule
-@every_activation
-@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@settings(max_examples=20, deadline=None)
-@given(data=st.data())
-def test_forward_is_the_stock_function_bit_for_bit(activation, rule, dtype, data):
-    shape = data.draw(st.lists(st.integers(0, 5), max_size=4))
-    seed = data.draw(st.integers(0, 1000))
-    scale = data.draw(st.sampled_from([0.1, 1.0, 30.0]))
-    a = (scale * torch.randn(shape, generator=torch.Generator().manual_seed(seed))).to(dtype)
-    special = torch.tensor([0.0, -0.0, 1, -1, torch.inf, -torch.inf, torch.nan], dtype=dtype)
-    for values in (a, a.transpose(0, -1) if a.dim() > 1 else a, special):
-        stock = ACTIVATIONS[activation](values)
-        for tensor in (values, values.clone().requires_grad_()):
-            out = activate(tensor, activation, rule)
-            assert out.dtype == stock.dtype
-            assert out.shape == stock.shape
-            assert out.stride() == stock.stride()
-            assert torch.equal(out.view(_bits(dtype)), stock.view(_bits(dtype)))
+    for way in (linearized, in_a_block):
+        for found, by_hand in zip(gradients(way), expected, strict=True):
+            for grad, grad_by_hand in zip(found, by_hand, strict=True):
+                np.testing.assert_allclose(grad, grad_by_hand, rtol=1e-12, atol=1e-12)
 
 
-def _bits(dtype):
-    return {8: torch.int64, 4: torch.int32, 2: torch.int16}[dtype.itemsize]
+def test_as_rule_takes_a_name_a_function_and_a_rule():
+    def halved(z, g):
+        return g / 2
+
+    for name, rule in BUILT_IN.items():
+        assert as_rule(name) is as_rule(rule) is rule
+    rule = as_rule(halved)
+    assert (rule.name, rule.field, rule.true_share) == ("halved", halved, 0)
+    assert as_rule(torch.mul).name == "mul"  # a C function, which has no signature
+    assert leaky(0.25).name == "leaky(0.25)"
 
 
-@every_activation
-def test_linear_saves_nothing(activation):
-    saved = []
-    a = torch.randn(5, requires_grad=True)
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t) or t, lambda t: t):
-        activate(a, activation, "linear")
-        assert saved == []
-        activate(a, activation, "as-printed")
-    assert len(saved) == 1  # the hook does see what is saved
-
-
-# PyTorch's compiler instantiates autograd functions, against PyTorch's own advice.
-@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
-@pytest.mark.slow
-@every_rule
-@every_activation
-def test_compiles_without_graph_breaks(activation, rule):
-    def f(a):
-        return (activate(a * 1.5, activation, rule) ** 2).sum()
-
-    torch._dynamo.reset()
-    x = torch.randn(4, 5, dtype=torch.float64)
-    eager, compiled = x.clone().requires_grad_(), x.clone().requires_grad_()
-    f(eager).backward()
-    torch.compile(f, fullgraph=True, backend="aot_eager")(compiled).backward()
-    torch.testing.assert_close(compiled.grad, eager.grad)
-
-
-@every_rule
-@every_activation
-def test_vmap_of_grad_is_a_loop(activation, rule):
-    def f(a):
-        return (activate(a, activation, rule) ** 2).sum()
-
-    a = torch.randn(6, 3, dtype=torch.float64)
-    together = torch.func.vmap(torch.func.grad(f))(a)
-    for row, expected in zip(a, together, strict=True):
-        row = row.clone().requires_grad_()
-        f(row).backward()
-        torch.testing.assert_close(expected, row.grad)
-
-
-@every_rule
-@every_activation
-def test_autocast_keeps_the_dtype_of_the_layer(activation, rule):
-    linear = nn.Linear(8, 8)
-    with torch.autocast("cpu", torch.bfloat16):
-        out = activate(linear(torch.randn(2, 8)), activation, rule)
-    assert out.dtype == torch.bfloat16
-    out.float().sum().backward()
-    assert linear.weight.grad.dtype == torch.float32
-    assert linear.weight.grad.abs().sum() > 0
-
-
-def test_double_backward_differentiates_the_rules_own_field():
-    a = torch.tensor([0.3, -0.7, 1.9], dtype=torch.float64, requires_grad=True)
-    v = torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64, requires_grad=True)
-    # The field of "linear" is g; with g = 2 v tanh(a), its gradient passes through g alone.
-    (field,) = torch.autograd.grad(v @ activate(a, "tanh", "linear") ** 2, a, create_graph=True)
-    torch.testing.assert_close(field, 2 * v * torch.tanh(a))
-    by_a, by_v = torch.autograd.grad(field.sum(), (a, v))
-    torch.testing.assert_close(by_v, 2 * torch.tanh(a))
-    torch.testing.assert_close(by_a, 2 * v)  # the activation inside g follows the rule again
-    # The field of "as-printed" is v a, linear in both.
-    (field,) = torch.autograd.grad(v @ activate(a, "tanh", "as-printed"), a, create_graph=True)
-    by_a, by_v = torch.autograd.grad(field.sum(), (a, v))
-    torch.testing.assert_close(by_a, v.detach())
-    torch.testing.assert_close(by_v, a.detach())
+def test_only_the_true_gradient_is_bp():
+    bp = [name for name, rule in BUILT_IN.items() if rule.is_bp]
+    assert bp == ["bp"]
+    assert leaky(0).is_bp
+    assert not Rule("more", torch.mul, true_share=1.0).is_bp
 
 
 @pytest.mark.parametrize(
-    ("activation", "rule", "message"),
+    ("call", "message"),
     [
-        ("gelu", "bp", "unknown activation 'gelu': choose from tanh, relu, sigmoid, hardtanh"),
-        ("tanh", "lin", "unknown backward rule 'lin': choose from bp, linear, as-printed"),
+        (
+            lambda: as_rule("lin"),
+            "unknown backward rule 'lin': choose from bp, linear, as-printed, ste-clip, leaky, "
+            "a function of (pre-activation, gradient)",
+        ),
+        (
+            lambda: as_rule("a function of (pre-activation, gradient)"),
+            "unknown backward rule 'a function of (pre-activation, gradient)': choose from bp, "
+            "linear, as-printed, ste-clip, leaky, a function of (pre-activation, gradient)",
+        ),
+        (
+            lambda: as_rule(lambda z: z),
+            "backward rule '<lambda>' cannot be called with a pre-activation and a gradient "
+            "(too many positional arguments): give a function of these two",
+        ),
+        (
+            lambda: as_rule(nn.ReLU),
+            "backward rule 'ReLU' cannot be called with a pre-activation and a gradient "
+            "(too many positional arguments): give a function of these two",
+        ),
+        (
+            lambda: Rule("much", torch.mul, true_share=2.0),
+            "true_share 2.0 of the rule much: choose it from 0 to 1",
+        ),
+        (lambda: leaky(1.5), "alpha 1.5 of the rule leaky: choose it from 0 (bp) to 1 (linear)"),
+        (lambda: leaky("a"), "alpha 'a' of the rule leaky: choose it from 0 (bp) to 1 (linear)"),
+        (
+            lambda: Rule("sum", lambda z, g: g.sum()).gradient(None, torch.ones(2, 3)),
+            "backward rule 'sum' returned shape (): return a tensor of the gradient's shape (2, 3)",
+        ),
+        (
+            lambda: Rule("none", lambda z, g: None).gradient(None, torch.ones(2)),
+            "backward rule 'none' returned None: return a tensor of the gradient's shape (2,)",
+        ),
     ],
 )
-def test_unknown_names_are_told(activation, rule, message):
-    with pytest.raises(LbpError, match=message):
-        activate(torch.zeros(1), activation, rule)
-    with pytest.raises(LbpError, match=message):
-        Activation(activation, rule)
+def test_bad_rules_are_told_in_one_line(call, message):
+    with pytest.raises(LbpError) as error:
+        call()
+    assert str(error.value) == message

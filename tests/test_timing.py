@@ -5,7 +5,7 @@ import time
 import numpy as np
 import torch
 
-from lbp import timing
+from lbp.lab import timing
 
 CPU = torch.device("cpu")
 

@@ -1,0 +1,138 @@
+"""`with backward_rule(...)`: another backward pass for all activation functions called in a block.
+
+A PyTorch function mode sees each call and passes the covered ones to `lbp.autograd.call`.
+"""
+
+import contextlib
+import itertools
+import sys
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode_stack,
+    get_overridable_functions,
+)
+
+from lbp.autograd import call, call_stock
+from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE
+from lbp.errors import LbpWarning
+from lbp.rules import Field, Rule, as_rule
+
+
+def _tell_dynamo() -> None:
+    """Let a block reach the same functions while torch.compile traces as it does elsewhere.
+
+    Dynamo calls modes only for the functions in a list. The list lacks some, such as `F.hardswish`
+    and `torch.relu_`, though their own code calls modes. Dynamo copies it when it first traces.
+    """
+    overridable = get_overridable_functions()
+    listed = set(itertools.chain.from_iterable(overridable.values()))
+    missing = [f for f in (*FUNCTIONS, *FUNCTIONS_LEFT_ALONE) if f not in listed]
+    overridable[torch.nn.functional].extend(missing)
+    if dynamo := sys.modules.get("torch._dynamo.variables.torch"):
+        dynamo.get_overridable_functions().update(missing)
+
+
+_tell_dynamo()
+
+
+class BackwardRule(TorchFunctionMode):
+    """The mode behind `backward_rule`."""
+
+    def __init__(self, rule: Rule, sign: bool) -> None:
+        super().__init__()
+        self.rule = rule
+        self.sign = sign
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Any,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+    ) -> Any:
+        kwargs = kwargs or {}
+        covered = FUNCTIONS.get(func)
+        if covered is None:
+            if func in FUNCTIONS_LEFT_ALONE and torch.is_grad_enabled():
+                self._warn(func)
+            return func(*args, **kwargs)
+        if (covered.opt_in and not self.sign) or not torch.is_grad_enabled() or "out" in kwargs:
+            return func(*args, **kwargs)
+        if self.rule.is_bp:
+            return call_stock(func, *args, **kwargs)
+        return call(self.rule, covered, func, args, kwargs)
+
+    def _warn(self, func: Callable[..., Any]) -> None:
+        if not self.rule.is_bp and not torch.compiler.is_compiling():
+            name, why = FUNCTIONS_LEFT_ALONE[func]
+            warnings.warn(
+                f"{name} keeps its true derivative under the rule {self.rule.name!r}: {why}",
+                LbpWarning,
+                stacklevel=3,
+            )
+
+
+class _OnlyInside(contextlib.AbstractContextManager[None]):
+    """The rule bp. It enters its mode only inside another block, because modes cost time."""
+
+    def __init__(self, mode: BackwardRule) -> None:
+        self.mode = mode
+        self.entered: list[bool] = []
+
+    def __enter__(self) -> None:
+        modes = _get_current_function_mode_stack()
+        self.entered.append(any(isinstance(mode, BackwardRule) for mode in modes))
+        if self.entered[-1]:
+            self.mode.__enter__()  # type: ignore[no-untyped-call]
+
+    def __exit__(self, *exception: Any) -> None:
+        if self.entered.pop():
+            self.mode.__exit__(*exception)  # type: ignore[no-untyped-call]
+
+
+def backward_rule(
+    rule: str | Rule | Field = "linear", *, sign: bool = False
+) -> contextlib.AbstractContextManager[Any]:
+    """Return a context in which activation functions have another backward pass.
+
+    It holds for every activation function of `lbp.coverage` that is called in it, in a model or
+    not: modules, `torch.nn.functional`, tensor methods and in-place forms. That includes a loss
+    that calls `torch.sigmoid`: compute it outside. The rule is set when a function is called, so
+    `loss.backward()` may follow the block.
+
+    Activation checkpointing calls the functions again during the backward pass, and no block holds
+    there, not even one around `loss.backward()`. Use `lbp.linearize` with it, or give
+    `torch.utils.checkpoint.checkpoint` the arguments `use_reentrant=False` and
+    `context_fn=lambda: (contextlib.nullcontext(), backward_rule(rule))`. Without them PyTorch
+    raises a `CheckpointError`, but with `use_reentrant=True` it silently takes true derivatives.
+
+    A block holds only in the thread that enters it (so not in `nn.DataParallel`), and does not
+    reach calls that bypass PyTorch's Python functions: `torch.ops.aten.relu` and TorchScript.
+    Those keep their true derivatives without a warning.
+
+    The innermost block decides, and a module changed by `lbp.linearize` keeps its own rule. Under
+    torch.no_grad() nothing is overridden. Double backward differentiates the rule's own field (for
+    "linear": the identity). It is incomplete through PReLU, whose two gradients come from separate
+    nodes. Forward-mode automatic differentiation is not supported.
+
+    Args:
+        rule: "bp", "linear", "as-printed", "ste-clip", "leaky", `lbp.leaky(alpha)`, or a function
+            of the pre-activations and the incoming gradient that returns the gradient with respect
+            to the pre-activations. All three are tensors of one shape.
+        sign: Whether `torch.sign` is an activation function here. Under "linear" and "ste-clip" it
+            is then a straight-through estimator.
+
+    Raises:
+        LbpError: If the name is unknown, or the function takes other arguments.
+
+    Warns:
+        LbpWarning: When something is called that no rule reaches, such as a softmax.
+    """
+    checked = as_rule(rule)
+    mode = BackwardRule(checked, sign)
+    return _OnlyInside(mode) if checked.is_bp else mode

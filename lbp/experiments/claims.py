@@ -1,0 +1,290 @@
+"""The paper's claims and their verdicts, computed from data.
+
+The claims are in data/claims.yml: each names a measure of an experiment, the bounds within which it
+must lie for the claim to count as reproduced, and how many epochs the test needs at each scale.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal, get_args, get_type_hints
+
+import yaml
+
+from lbp.errors import LbpError, check_choice
+from lbp.experiments import EXPERIMENTS, cost, fig1_synthetic
+from lbp.experiments.numbers import Measure
+from lbp.experiments.reproduce import recorded
+from lbp.experiments.scales import NARROW, PAPER
+from lbp.experiments.table import Table
+from lbp.lab import files, paths
+from lbp.lab.store import Store
+
+REPRODUCED = "reproduced"
+NOT_REPRODUCED = "not reproduced"
+UNTOLD = "cannot be told"
+NOT_RUN = "not yet run"
+WORDS = (REPRODUCED, NOT_REPRODUCED, UNTOLD, NOT_RUN)
+
+# Where a claim can be tested, the first that can decide it counts.
+WHERE = {
+    PAPER.name: PAPER.where,
+    NARROW.name: NARROW.where,
+    "gpu": "on a GPU",
+    "processor": "on a processor",
+}
+
+# Numbers by experiment, place in `WHERE` and name. Those without epochs are plain.
+Numbers = Mapping[str, Mapping[str, Mapping[str, Measure | float]]]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, or a control of this book.
+
+    Attributes:
+        id: Its name.
+        kind: Whether the paper makes it, or this book adds it as a control.
+        figure: The experiment that tests it.
+        section: Of the paper.
+        statement: What the paper says.
+        paper: The paper's number or word.
+        source: Where that comes from: the paper's text, a digitised figure, or inferred from it.
+        tested: How it is tested, in words.
+        epochs: Which epochs the test looks at, in words; "" for tests without epochs.
+        measure: The measure that decides.
+        unit: Of the measure.
+        low, high: It is reproduced if low <= measure <= high.
+        least: By the place in `WHERE`, how many epochs the test needs at least; places that are
+            left out cannot decide it.
+
+    Raises:
+        LbpError: If the bounds are missing or reversed, or a word is unknown.
+    """
+
+    id: str
+    kind: Literal["paper", "control"]
+    figure: str
+    section: str
+    statement: str
+    paper: str
+    source: Literal["text", "digitised", "inferred", "none"]
+    tested: str
+    epochs: str
+    measure: str
+    unit: str
+    low: float
+    high: float
+    least: Mapping[str, int]
+
+    def __post_init__(self) -> None:
+        hints = get_type_hints(Claim)
+        for name in ("kind", "source"):
+            check_choice(
+                f"{name} of the claim {self.id}", getattr(self, name), get_args(hints[name])
+            )
+        for place in self.least:
+            check_choice(f"place of the claim {self.id}", place, WHERE)
+        if not self.low <= self.high or math.inf == -self.low == self.high:
+            raise LbpError(f"the claim {self.id} has the bounds {self.low} to {self.high}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """A claim, the word on it, and the number that it rests on.
+
+    Attributes:
+        claim: The claim.
+        word: One of `WORDS`.
+        value: The number found.
+        where: The place that decided, in words.
+        window: The first and the last epoch that the number rests on.
+    """
+
+    claim: Claim
+    word: str
+    value: float | None = None
+    where: str = ""
+    window: tuple[int, int] | None = None
+
+    @property
+    def found(self) -> str:
+        """The number found, with its unit; "-" if there is none."""
+        if self.value is None or math.isnan(self.value):
+            return "-"
+        return f"{self.value:.3g}{f' {self.claim.unit}' if self.claim.unit else ''}"
+
+    @property
+    def text(self) -> str:
+        """The word, where it holds and which epochs it rests on."""
+        if not self.where:
+            return self.word
+        over = f", epochs {self.window[0]} to {self.window[1]}" if self.window else ""
+        return f"{self.word} {self.where}{over}"
+
+
+def load() -> list[Claim]:
+    """Read data/claims.yml.
+
+    Raises:
+        LbpError: If the file is missing or damaged.
+    """
+    path = paths.claims()
+    names = [field.name for field in fields(Claim)]
+    text = files.read_text(path)
+    try:
+        claims = [_claim(entry, names) for entry in yaml.safe_load(text or "")]
+    except (yaml.YAMLError, TypeError, AttributeError) as error:
+        raise _damaged(path, " ".join(str(error).split())) from error
+    if len({claim.id for claim in claims}) < len(claims):
+        raise _damaged(path, "two claims have one id")
+    return claims
+
+
+def _claim(entry: Any, names: Iterable[str]) -> Claim:
+    for name in entry:
+        check_choice(f"field of the claim {entry.get('id')}", name, names)
+    return Claim(**{"low": -math.inf, "high": math.inf, "epochs": ""} | entry)
+
+
+def _damaged(path: Path, reason: str) -> LbpError:
+    return LbpError(f"{path} is damaged ({reason}): restore it")
+
+
+def judge(claim: Claim, found: Mapping[str, Mapping[str, Measure | float]]) -> Verdict:
+    """Return the verdict on a claim, by the first place that has enough epochs.
+
+    Args:
+        claim: The claim.
+        found: The numbers of its experiment, by the place in `WHERE` and name.
+    """
+    for place, where in WHERE.items():
+        number = found.get(place, {}).get(claim.measure)
+        if number is None or place not in claim.least:
+            continue
+        window = None
+        if isinstance(number, Measure):
+            if number.last < claim.least[place]:
+                continue
+            window, number = (number.first, number.last), number.value
+        inside = claim.low <= number <= claim.high
+        word = UNTOLD if math.isnan(number) else REPRODUCED if inside else NOT_REPRODUCED
+        return Verdict(claim, word, number, where, window)
+    return Verdict(claim, NOT_RUN)
+
+
+def judge_experiment(
+    stem: str, found: Mapping[str, Mapping[str, Measure | float]]
+) -> list[Verdict]:
+    """Return the verdicts on one experiment's claims, given its numbers by place and name."""
+    return [judge(claim, found) for claim in load() if claim.figure == stem]
+
+
+def measure_all(store: Store | None = None) -> Numbers:
+    """Compute Figure 1 (some seconds) and draw the other numbers from what is recorded."""
+    load()  # a damaged file, or none, is told before anything is computed
+    found: dict[str, Mapping[str, Mapping[str, Measure | float]]] = {
+        stem: {
+            scale.name: experiment.measures(recorded(stem, scale, store))
+            for scale in (PAPER, NARROW)
+        }
+        for stem, experiment in EXPERIMENTS.items()
+    }
+    found["cost"] = {name: cost.measures(cost.recorded(name)) for name in ("gpu", "processor")}
+    result = fig1_synthetic.compute()
+    found["fig1_synthetic"] = {PAPER.name: fig1_synthetic.measures(result)}
+    return found
+
+
+def verdicts(found: Numbers | None = None) -> list[Verdict]:
+    """Return the verdict on every claim, in the order of the file."""
+    found = measure_all() if found is None else found
+    return [judge(claim, found.get(claim.figure, {})) for claim in load()]
+
+
+SOURCES = {
+    "text": "the paper's text",
+    "digitised": "digitised from its figure",
+    "inferred": "inferred from its figure",
+    "none": "-",
+}
+
+
+def table(judged: Iterable[Verdict], *, details: bool = False) -> Table:
+    """Return verdicts as a table.
+
+    Args:
+        judged: The verdicts.
+        details: Whether to add the paper's number, its source, the bounds and the number found.
+    """
+    columns = ["place", "claim", "verdict"]
+    if details:
+        columns += ["paper", "source", "reproduced if", "found"]
+    rows = []
+    for verdict in judged:
+        claim = verdict.claim
+        row = [claim.section, claim.statement, f"**{verdict.text}**"]
+        if details:
+            row += [claim.paper, SOURCES[claim.source], bounds(claim), verdict.found]
+        rows.append(row)
+    return Table("Each claim and its verdict.", columns, rows)
+
+
+def bounds(claim: Claim) -> str:
+    """Return a claim's bounds in words."""
+    unit = f" {claim.unit}" if claim.unit else ""
+    if claim.low == -math.inf:
+        return f"at most {claim.high:g}{unit}"
+    if claim.high == math.inf:
+        return f"at least {claim.low:g}{unit}"
+    return f"{claim.low:g} to {claim.high:g}{unit}"
+
+
+def words_table(judged: Iterable[Verdict]) -> Table:
+    """Return how many of the paper's claims have each word."""
+    words = [verdict.word for verdict in judged if verdict.claim.kind == "paper"]
+    rows = [[word, str(words.count(word))] for word in WORDS]
+    return Table("The paper's claims by verdict.", ["verdict", "claims"], rows)
+
+
+def tests_table() -> Table:
+    """Return how each claim is tested."""
+    rows = [
+        [claim.id, claim.section, claim.tested, claim.epochs or "-", bounds(claim)]
+        for claim in load()
+    ]
+    columns = ["claim", "section", "test", "epochs", "reproduced if"]
+    return Table("How each claim is tested.", columns, rows)
+
+
+def runs_table(store: Store | None = None) -> Table:
+    """Return how much of each experiment is recorded."""
+    rows = []
+    for stem, experiment in EXPERIMENTS.items():
+        cells = []
+        for scale in (PAPER, NARROW):
+            results = recorded(stem, scale, store)
+            whole = sum(results.reached(goal) for goal in results.goals)
+            cells.append(f"{len(results.records)} of {len(results.goals)} begun, {whole} complete")
+        rows.append([experiment.TITLE, *cells])
+    rows.append([cost.TITLE, *(_measured(name) for name in ("gpu", "processor"))])
+    columns = ["experiment", PAPER.title, NARROW.title]
+    caption = f"Runs. The last row counts comparisons {WHERE['gpu']} and {WHERE['processor']}."
+    return Table(caption, columns, rows)
+
+
+def _measured(name: str) -> str:
+    return f"{len(cost.recorded(name))} of {len(cost.DEVICES[name].cases)} measured"
+
+
+def texts(judged: Iterable[Verdict]) -> dict[str, str]:
+    """Return the counts that the book's prose inserts, by name."""
+    words = [verdict.word for verdict in judged if verdict.claim.kind == "paper"]
+    found = {f"claims {word}": str(words.count(word)) for word in WORDS}
+    missing = [
+        experiment.TITLE
+        for stem, experiment in EXPERIMENTS.items()
+        if recorded(stem, PAPER).missing
+    ]
+    return found | {"claims": str(len(words)), "awaiting": "; ".join(missing) or "none"}

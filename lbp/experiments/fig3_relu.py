@@ -1,0 +1,130 @@
+"""Figure 3: Linear Backprop with tanh and with ReLU against Backprop with ReLU."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from lbp.experiments import paper
+from lbp.experiments.grid import long_goals
+from lbp.experiments.numbers import (
+    Measure,
+    Measures,
+    accuracies,
+    by_name,
+    common_epochs,
+    epoch_to_epoch_sd,
+    final_accuracy,
+    interval,
+    long_distance,
+    mean_of,
+    number,
+    ratio,
+)
+from lbp.experiments.panels import Panel, draw_panels, rule_line
+from lbp.experiments.results import Results
+from lbp.experiments.scales import Scale
+from lbp.experiments.style import LABELS
+from lbp.experiments.table import Table
+from lbp.lab.run import Goal
+
+TITLE = "Against ReLU"
+PLACE = "appendix A, Figure 3"
+
+NAMES = TANH_LINEAR, RELU_BP, RELU_LINEAR = ("tanh", "linear"), ("relu", "bp"), ("relu", "linear")
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """Return the three long runs, with three seeds."""
+    return long_goals(scale, NAMES)
+
+
+def measures(results: Results) -> Measures:
+    """Return Figure 3's numbers over the epochs that all runs have, means over the seeds.
+
+    - tanh_linear_best, relu_bp_best, relu_linear_best: the best epoch's test accuracy in percent;
+    - best_gap: Backprop with ReLU minus Linear Backprop with tanh, in points;
+    - ..._sd: standard deviation from epoch to epoch over the last half, in points;
+    - sd_ratio: that of Backprop with ReLU over that of Linear Backprop with tanh;
+    - relu_sd_ratio: over that of Linear Backprop with ReLU;
+    - ..._distance: to the paper's curve, in points; Figure 2 shows that of tanh.
+    """
+    runs = by_name(results.of(), NAMES)
+    if not runs:
+        return {}
+    epochs = common_epochs(record for records in runs.values() for record in records)
+    half = (epochs // 2 + 1, epochs)
+    best, sd, away = {}, {}, {}
+    for name, records in runs.items():
+        best[name] = mean_of(records, lambda r: float(accuracies(r, epochs).max()))
+        sd[name] = mean_of(records, lambda r: epoch_to_epoch_sd(r, epochs))
+        away[name] = mean_of(records, long_distance)
+    found = {
+        "best_gap": Measure(best[RELU_BP] - best[TANH_LINEAR], 1, epochs),
+        "sd_ratio": Measure(ratio(sd[RELU_BP], sd[TANH_LINEAR]), *half),
+        "relu_sd_ratio": Measure(ratio(sd[RELU_BP], sd[RELU_LINEAR]), *half),
+    }
+    for name in NAMES:
+        key = "_".join(name)
+        found[f"{key}_best"] = Measure(best[name], 1, epochs)
+        found[f"{key}_sd"] = Measure(sd[name], *half)
+        found[f"{key}_distance"] = Measure(away[name], 1, epochs)
+    return found
+
+
+def draw(found: Sequence[Results]) -> Figure:
+    """Draw Figure 3, a row for each scale: tanh on the left, ReLU on the right."""
+    curves = paper.long_curves()
+    titles = {"tanh against ReLU": TANH_LINEAR, "ReLU against ReLU": RELU_LINEAR}
+    return draw_panels(
+        [
+            [
+                Panel(
+                    f"{title}\n({results.scale.title})",
+                    [rule_line(results, shown, curves) for shown in (RELU_BP, name)],
+                    results.goals[0].epochs,
+                )
+                for title, name in titles.items()
+            ]
+            for results in found
+        ]
+    )
+
+
+def table(found: Sequence[Results]) -> Table:
+    """Return variance and accuracy of each combination at each scale, with 95 % intervals."""
+    rows = []
+    for results in found:
+        runs = by_name(results.of(), NAMES)
+        epochs = common_epochs(record for records in runs.values() for record in records)
+        for activation, rule in NAMES:
+            records = runs.get((activation, rule), [])
+            cells = ["-", "-"]
+            if records:
+                deviations = [epoch_to_epoch_sd(record, epochs) for record in records]
+                finals = [final_accuracy(record, epochs) for record in records]
+                cells = [str(interval(finals)), str(interval(deviations))]
+            label = f"{'ReLU' if activation == 'relu' else 'tanh'}, {LABELS[rule]}"
+            rows.append([f"{label}, {results.scale.title}", str(epochs), *cells])
+    return Table(
+        "Means over the seeds with their 95 % confidence intervals (Student's t). Final accuracy "
+        "is the mean over the last tenth of the epochs; the standard deviation from epoch to epoch "
+        "is taken over the last half.",
+        ["run", "epochs", "final accuracy (%)", "epoch to epoch (points)"],
+        rows,
+    )
+
+
+def answer(results: Results) -> str:
+    """Say in a sentence or two what the runs of a scale show."""
+    numbers = measures(results)
+    where = results.scale.where
+    if not numbers:
+        return f"Not yet run {where}."
+    gap, sd, own = (numbers[name] for name in ("best_gap", "sd_ratio", "relu_sd_ratio"))
+    side = "above" if gap.value > 0 else "below"
+    return (
+        f"After {gap.last} epochs {where}, the best epoch of Backprop with ReLU is "
+        f"{abs(gap.value):.1f} points {side} that of Linear Backprop with tanh. From epoch to "
+        f"epoch it varies {number(sd.value)} times as much as Linear Backprop with tanh and "
+        f"{number(own.value)} times as much as Linear Backprop with ReLU."
+    )

@@ -1,0 +1,276 @@
+"""Is it only a larger step? Higher learning rates, and what the layers do."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lbp.experiments.grid import EPOCHS, RULES, SEEDS, grid_goals, long_goal
+from lbp.experiments.numbers import (
+    Measure,
+    Measures,
+    by_key,
+    common_epochs,
+    final_accuracy,
+    last_tenth,
+    number,
+)
+from lbp.experiments.results import Results
+from lbp.experiments.scales import Scale
+from lbp.experiments.style import COLOURS, LABELS, LINES, MARKERS, shade
+from lbp.experiments.table import Table
+from lbp.lab.record import Layers, Record
+from lbp.lab.run import Goal
+
+TITLE = "Is it only a larger step?"
+PLACE = "a control that the paper does not run"
+
+# The paper's learning rates and two above them.
+LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+HIGHEST_OF_THE_PAPER = 1e-3
+WEIGHT_DECAYS = (1e-1, 1e-4)
+SHOWN_LAYERS = (1, 8, 16)
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """Return a grid with higher learning rates, and the runs of Figure 2 whose layers are shown."""
+    if scale.name == "smoke":
+        grid = grid_goals(scale, "tanh", (1e-3, 1e-1), WEIGHT_DECAYS)
+    else:
+        grid = grid_goals(scale, "tanh", LEARNING_RATES, WEIGHT_DECAYS)
+    return [*grid, *(long_goal(scale, ("tanh", rule), SEEDS[0]) for rule in RULES)]
+
+
+def grid(results: Results) -> list[Record]:
+    """Return the runs of the grid, cut where the grid's runs end."""
+    return list({r.config: r.until(EPOCHS) for r in results.of()}.values())
+
+
+def pair(results: Results) -> dict[str, Record]:
+    """Return the runs of Figure 2 with seed 0, by rule, as far as they are recorded."""
+    found = {}
+    for rule in RULES:
+        config = long_goal(results.scale, ("tanh", rule), SEEDS[0]).config
+        if record := results.records.get(config):
+            found[rule] = record
+    return found
+
+
+def measures(results: Results) -> Measures:
+    """Return what is left of Linear Backprop's advantage when Backprop has its own best step.
+
+    Over the learning rates and weight decays that both rules have, and the epochs that all these
+    runs have; the best run of each rule by its final accuracy in percent.
+
+    - paper_rates_gap: best Linear Backprop minus best Backprop, up to 1e-3, in points;
+    - all_rates_gap: the same with a higher rate among them;
+    - bp_best, linear_best: the best accuracies, in percent; bp_best_lr, linear_best_lr: where.
+    """
+    by_pair = by_key(grid(results))
+    shared = {(lr, l2) for lr, l2, _ in by_pair if all((lr, l2, rule) in by_pair for rule in RULES)}
+    found: Measures = {}
+    for name, rates in (
+        ("paper_rates_gap", [lr for lr, _ in shared if lr <= HIGHEST_OF_THE_PAPER]),
+        ("all_rates_gap", [lr for lr, _ in shared]),
+    ):
+        runs = [by_pair[lr, l2, rule] for lr, l2 in shared for rule in RULES if lr in rates]
+        if not runs or (name == "all_rates_gap" and max(rates) <= HIGHEST_OF_THE_PAPER):
+            continue
+        epochs = common_epochs(runs)
+        best: dict[str, tuple[float, float]] = {}  # accuracy and learning rate
+        for rule in RULES:
+            mine = [(final_accuracy(r, epochs), r.config.lr) for r in runs if r.config.rule == rule]
+            best[rule] = max(mine)
+        window = last_tenth(epochs)
+        found[name] = Measure(best["linear"][0] - best["bp"][0], *window)
+        for rule, (accuracy, lr) in best.items():
+            found[f"{rule}_best"] = Measure(accuracy, *window)
+            found[f"{rule}_best_lr"] = Measure(lr, *window)
+    return found
+
+
+def draw(found: Sequence[Results]) -> Figure:
+    """Draw final accuracy over the learning rate, a panel for each scale."""
+    figure, panels = plt.subplots(
+        1, len(found), figsize=(5.4 * len(found) + 0.6, 4.4), sharey=True, squeeze=False
+    )
+    for axes, results in zip(panels[0], found, strict=True):
+        records = grid(results)
+        epochs = common_epochs(records)
+        for rule in RULES:
+            for l2, fill in zip(WEIGHT_DECAYS, ("full", "none"), strict=True):
+                mine = sorted(
+                    (r for r in records if (r.config.rule, r.config.l2) == (rule, l2)),
+                    key=lambda r: r.config.lr,
+                )
+                x = [record.config.lr for record in mine]
+                y = [final_accuracy(record, epochs) for record in mine]
+                style: dict[str, Any] = {
+                    "marker": MARKERS[rule],
+                    "fillstyle": fill,
+                    "color": COLOURS[rule],
+                }
+                label = f"{LABELS[rule]}, weight decay {l2:g}{'' if mine else ': not yet run'}"
+                axes.plot(x, y, LINES[rule], markersize=8, label=label, **style)
+                for lr, accuracy, record in zip(x, y, mine, strict=True):
+                    if record.diverged:
+                        place = (lr, accuracy)
+                        axes.annotate(
+                            "diverged", place, (0, 8), textcoords="offset points", fontsize=8
+                        )
+        axes.axvspan(1e-5 / 1.5, HIGHEST_OF_THE_PAPER * 1.5, color="black", alpha=0.05, linewidth=0)
+        axes.text(1e-5, 97, "the paper's learning rates", fontsize=9, va="top")
+        axes.set_xscale("log")
+        axes.set_xlim(min(LEARNING_RATES) / 1.5, max(LEARNING_RATES) * 1.5)
+        axes.set_ylim(0, 100)
+        after = f", after {epochs} epochs" if epochs else ""
+        axes.set_title(f"VGG19 with tanh\n({results.scale.title}{after})")
+        axes.set_xlabel("learning rate (dimensionless)")
+        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93), fontsize=9)
+    panels[0][0].set_ylabel("final test accuracy (%)")
+    return figure
+
+
+def draw_layers(found: Sequence[Results]) -> Figure:
+    """Draw what the layers do along the runs of Figure 2: update sizes, cosine, saturation.
+
+    At the first scale that has both runs; without any, the panels stay empty and say so.
+    """
+    runs, scale = _shown_pair(found)
+    figure, panels = plt.subplots(1, 3, figsize=(10.8, 4.4))
+    for rule, record in runs.items():
+        glances = _spread(record.layers)
+        for index, glance in enumerate(glances):
+            colour = shade(COLOURS[rule], (index + 1) / len(glances))
+            style: dict[str, Any] = {"color": colour, "marker": MARKERS[rule], "markersize": 4}
+            label = f"{LABELS[rule]}, epoch {glance.epoch}"
+            relative = np.array(glance.update) / np.array(glance.weight)
+            values = (relative, glance.cosine, glance.saturated)
+            for axes, shown in zip(panels, values, strict=True):
+                axes.plot(range(1, len(shown) + 1), shown, LINES[rule], label=label, **style)
+    titles = ("size of an update", "direction of an update", "saturation")
+    labels = (
+        "norm of update / norm of weights",
+        "cosine with the true gradient",
+        "share of saturated units",
+    )
+    for axes, title, ylabel in zip(panels, titles, labels, strict=True):
+        axes.set_title(f"{title}\n({scale.title})" if scale else title)
+        axes.set_ylabel(ylabel)
+        axes.set_xlabel("layer, from the input on")
+        axes.set_xticks(range(1, 18, 4))
+        if not runs:
+            place = axes.transAxes
+            axes.text(0.5, 0.5, "not yet run", ha="center", va="center", transform=place)
+    panels[0].set_yscale("log")
+    panels[1].set_ylim(-0.25, 1.05)
+    panels[2].set_ylim(-0.02, 1.02)
+    if runs:
+        handles, names = panels[0].get_legend_handles_labels()
+        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+    return figure
+
+
+def _shown_pair(found: Sequence[Results]) -> tuple[dict[str, Record], Scale | None]:
+    for results in found:
+        runs = pair(results)
+        if len(runs) == len(RULES):
+            return runs, results.scale
+    return {}, None
+
+
+def _spread(glances: Sequence[Layers]) -> list[Layers]:
+    """Return four of the glances at most: the first, the last and some between."""
+    places = np.unique(np.linspace(0, len(glances) - 1, 4).round().astype(int))
+    return [glances[place] for place in places]
+
+
+def table(found: Sequence[Results]) -> Table:
+    """Return the final accuracy of every run of the grid, at each scale."""
+    rows = []
+    for results in found:
+        records = by_key(grid(results))
+        for rule in RULES:
+            for l2 in WEIGHT_DECAYS:
+                cells = []
+                for lr in LEARNING_RATES:
+                    record = records.get((lr, l2, rule))
+                    text = number(final_accuracy(record)) if record else "-"
+                    if record and record.diverged:
+                        text += f" (diverged in epoch {len(record)})"
+                    elif record and len(record) < EPOCHS:
+                        text += f" ({len(record)})"
+                    cells.append(text)
+                label = f"{LABELS[rule]}, weight decay {l2:g}, {results.scale.title}"
+                rows.append([label, *cells])
+    return Table(
+        "Final accuracy in percent by learning rate: the mean over the last tenth of the epochs. "
+        "In brackets: after how many epochs, where the run is not complete.",
+        ["run", *(f"{lr:g}" for lr in LEARNING_RATES)],
+        rows,
+    )
+
+
+def layers_table(found: Sequence[Results]) -> Table:
+    """Return what three of the layers do at the start and at the end of the runs of Figure 2."""
+    runs, _ = _shown_pair(found)
+    rows = []
+    for rule, record in runs.items():
+        for glance in dict.fromkeys((0, len(record.layers) - 1)):
+            at = record.layers[glance]
+            cells = []
+            for layer in (n - 1 for n in SHOWN_LAYERS):
+                relative = at.update[layer] / at.weight[layer]
+                share = number(100 * at.saturated[layer], ".0f")
+                cells.append(
+                    f"{number(relative, '.1e')}; {number(at.cosine[layer], '.2f')}; {share} %"
+                )
+            label = f"{LABELS[rule]}, learning rate {record.config.lr:g}, epoch {at.epoch}"
+            rows.append([label, *cells])
+    return Table(
+        "Size of an update beside the weights; cosine with the true gradient; share of saturated "
+        "units. Runs of Figure 2, seed 0.",
+        ["run", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
+        rows or [["-"] * (1 + len(SHOWN_LAYERS))],
+    )
+
+
+def first_step_ratio(runs: dict[str, Record], layer: int) -> float:
+    """Return how many times as large Linear Backprop's first step is, at equal learning rates.
+
+    Args:
+        runs: The runs of both rules, by rule.
+        layer: From 1.
+    """
+    size = {}
+    for rule, record in runs.items():
+        start = record.layers[0]
+        size[rule] = start.update[layer - 1] / start.weight[layer - 1] / record.config.lr
+    return size["linear"] / size["bp"] if len(size) == len(RULES) else math.nan
+
+
+def answer(found: Sequence[Results]) -> str:
+    """Say what is left of the advantage at the first scale that tells, and what the layers do."""
+    parts = []
+    for results in found:
+        numbers = measures(results)
+        if gap := numbers.get("all_rates_gap"):
+            end = "above" if gap.value > 0 else "below"
+            parts.append(
+                f"With learning rates up to 0.1 for both rules, the best final accuracy of Linear "
+                f"Backprop is {abs(gap.value):.1f} points {end} that of Backprop, "
+                f"{results.scale.where} after {gap.last} epochs."
+            )
+            break
+    else:
+        parts.append("Not yet run.")
+    runs, scale = _shown_pair(found)
+    if scale:
+        parts.append(
+            f"At the start and at one learning rate, the first layer's step is "
+            f"{first_step_ratio(runs, 1):.0f} times as large under Linear Backprop, {scale.where}."
+        )
+    return " ".join(parts)

@@ -1,0 +1,193 @@
+"""Numbers of records by which runs are compared with each other and with the paper.
+
+Epochs that a run lacks because it diverged count as guessing. Epochs that have not been trained yet
+do not count: runs are compared over the epochs that all of them have.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lbp.experiments import paper
+from lbp.experiments.paper import PaperCurve
+from lbp.lab.config import CLASSES
+from lbp.lab.record import Record
+
+GUESSING = 100 / CLASSES  # test accuracy in percent
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A number, and the epochs that it rests on."""
+
+    value: float
+    first: int
+    last: int
+
+
+Measures = dict[str, Measure]
+
+
+def accuracies(record: Record, epochs: int) -> np.ndarray:
+    """Return the test accuracy in percent after each of the first epochs, [epochs].
+
+    A run that diverged counts as guessing from the epoch on in which it did.
+
+    Raises:
+        ValueError: If the run has not got that far.
+    """
+    found = np.full(epochs, GUESSING)
+    there = record.test_accuracy[:-1] if record.diverged else record.test_accuracy
+    if len(there) < epochs and not record.diverged:
+        raise ValueError(f"{record.config} has {len(there)} epochs, not {epochs}")
+    found[: len(there)] = there[:epochs]
+    return found
+
+
+def common_epochs(records: Iterable[Record]) -> int:
+    """Return how many epochs all records have; those that diverged have as many as the others."""
+    records = list(records)
+    going = [len(record) for record in records if not record.diverged]
+    return min(going) if going else max(map(len, records), default=0)
+
+
+def mean_accuracy(record: Record, first: int, last: int) -> float:
+    """Return the test accuracy in percent, averaged over epochs `first` to `last`."""
+    return float(accuracies(record, last)[first - 1 :].mean())
+
+
+def last_tenth(epochs: int) -> tuple[int, int]:
+    """Return the first and the last epoch of the last tenth of a run, which has one at least."""
+    return epochs - max(1, epochs // 10) + 1, epochs
+
+
+def final_accuracy(record: Record, epochs: int | None = None, errors: str = "test_error") -> float:
+    """Return an accuracy in percent, averaged over the last tenth of a run.
+
+    Args:
+        record: The run.
+        epochs: Where the run ends; by default with its last epoch. A diverged run ends as guessing.
+        errors: The column of `lbp.lab.record.Epoch` with the errors; by default the whole test set.
+    """
+    first, last = last_tenth(epochs or len(record))
+    if record.diverged and len(record) <= last:
+        return GUESSING
+    return float(np.mean([100 - getattr(row, errors) for row in record.epochs[first - 1 : last]]))
+
+
+def epoch_to_epoch_sd(record: Record, epochs: int) -> float:
+    """Return the standard deviation of test accuracy from epoch to epoch, in points.
+
+    Over the last half of the epochs; half the mean squared difference of neighbours, so that a slow
+    rise does not count as variance. NaN for a run that diverged, and for fewer than four epochs.
+    """
+    if record.diverged or epochs < 4:
+        return math.nan
+    steps = np.diff(accuracies(record, epochs)[epochs // 2 :])
+    return float(np.sqrt(np.mean(steps**2) / 2))
+
+
+def distance(record: Record, curve: PaperCurve, shift: int = 0) -> float:
+    """Return the mean absolute distance to a curve of the paper, in points of test accuracy.
+
+    Taken at the epochs at which the curve was digitised, as far as the run goes; NaN if it ends
+    before the first of them.
+
+    Args:
+        record: The run.
+        curve: The curve.
+        shift: The paper's epoch e is this book's e + shift: 1 if the paper counts from 0.
+    """
+    reach = max(map(int, curve.epochs)) + shift if record.diverged else len(record)
+    accuracy = accuracies(record, reach)
+    points = [
+        abs(accuracy[int(epoch) + shift - 1] - mid)
+        for epoch, mid in zip(curve.epochs, curve.mid, strict=True)
+        if 1 <= epoch + shift <= reach
+    ]
+    return float(np.mean(points)) if points else math.nan
+
+
+def long_distance(record: Record) -> float:
+    """Return a long run's distance to its curve in Figure 2 or 3, in points."""
+    config = record.config
+    return distance(record, paper.long_curves()[f"{config.activation}, {config.rule}"])
+
+
+def sweep_distance(record: Record, shift: int = 0) -> float:
+    """Return the distance of a run to its curve in Figure 4, in points; see `distance`."""
+    config = record.config
+    return distance(record, paper.sweep_curve(config.lr, config.l2, config.rule), shift)
+
+
+def by_key(records: Iterable[Record]) -> dict[tuple[float, float, str], Record]:
+    """Return the runs of a grid by learning rate, weight decay and rule."""
+    return {(r.config.lr, r.config.l2, r.config.rule): r for r in records}
+
+
+# --- of several seeds
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean over seeds and its 95 % confidence interval, from Student's t distribution."""
+
+    mean: float
+    half: float  # half of the interval's width; NaN for a single seed
+    seeds: int
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
+        if self.seeds == 1:
+            return f"{self.mean:.2f} (one seed)"
+        return f"{self.mean:.2f} ± {self.half:.2f} ({self.seeds} seeds)"
+
+
+def interval(values: Sequence[float]) -> Interval:
+    """Return the mean of one value or more, one for each seed, and its confidence interval."""
+    from scipy.special import stdtrit  # imported here: a machine that only trains can do without
+
+    n = len(values)
+    if n == 1:
+        return Interval(values[0], math.nan, 1)
+    half = float(stdtrit(n - 1, 0.975)) * float(np.std(values, ddof=1)) / math.sqrt(n)
+    return Interval(float(np.mean(values)), half, n)
+
+
+Names = tuple[str, str]  # activation and rule
+
+
+def by_name(records: Iterable[Record], names: Sequence[Names]) -> dict[Names, list[Record]]:
+    """Return the records of each combination of activation and rule, of the seeds that all have.
+
+    Empty if there is no such seed.
+    """
+    found: dict[Names, dict[int, Record]] = {name: {} for name in names}
+    for record in records:
+        name = (record.config.activation, record.config.rule)
+        if name in found:
+            found[name][record.config.seed] = record
+    seeds = set.intersection(*(set(of_name) for of_name in found.values()))
+    if not seeds:
+        return {}
+    return {name: [of_name[seed] for seed in sorted(seeds)] for name, of_name in found.items()}
+
+
+def mean_of(records: Sequence[Record], measure: Callable[[Record], float]) -> float:
+    """Return the mean of a measure over records."""
+    return float(np.mean([measure(record) for record in records]))
+
+
+def ratio(first: float, second: float) -> float:
+    """Return a ratio, infinite where the second number is zero; NaN if one of them is."""
+    if second == 0 and not math.isnan(first):
+        return math.inf
+    return first / second if second else math.nan
+
+
+def number(value: float | None, form: str = ".1f") -> str:
+    """Return a number as text, "-" if there is none."""
+    return "-" if value is None or math.isnan(value) else format(value, form)

@@ -1,0 +1,111 @@
+"""What to expect of Linear Backprop on a model of one's own, drawn from the other experiments."""
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+
+from lbp.experiments.grid import RULES, SEEDS, WEIGHT_DECAYS, long_goal
+from lbp.experiments.larger_step import SHOWN_LAYERS, first_step_ratio
+from lbp.experiments.numbers import common_epochs, final_accuracy, number
+from lbp.experiments.results import Results
+from lbp.experiments.style import LABELS
+from lbp.experiments.table import Table
+from lbp.lab.record import Record
+
+TITLE = "On your own model"
+PLACE = "beyond the paper"
+
+LONG = ("fig2_vgg19_tanh", "fig3_relu")  # the experiments with the long runs
+
+
+def pairs(results: Results, activation: str) -> list[dict[str, Record]]:
+    """Return the long runs with an activation, by rule, of each seed that both rules have."""
+    found = []
+    for seed in SEEDS:
+        configs = {
+            rule: long_goal(results.scale, (activation, rule), seed).config for rule in RULES
+        }
+        runs = {rule: r for rule, c in configs.items() if (r := results.records.get(c))}
+        if len(runs) == len(RULES):
+            found.append(runs)
+    return found
+
+
+def span(values: Sequence[float], form: str = ".1f") -> str:
+    """Return the lowest to the highest value, or "-" if there is none."""
+    known = [value for value in values if np.isfinite(value)]
+    if not known:
+        return "-"
+    low, high = format(min(known), form), format(max(known), form)
+    return low if low == high else f"{low} to {high}"
+
+
+def layers_table(long: Sequence[Results]) -> Table:
+    """Return the first step, the cosine and the saturation by layer, over the seeds.
+
+    Args:
+        long: The runs of Figures 2 and 3, each at one scale.
+    """
+    where = " and ".join(dict.fromkeys(results.scale.where for results in long))
+    tanh = [p for results in long for p in pairs(results, "tanh")]
+    relu = [p for results in long for p in pairs(results, "relu")]
+    rows = [
+        ["tanh: first step, over Backprop's", *(_steps(tanh, k) for k in SHOWN_LAYERS)],
+        ["ReLU: first step, over Backprop's", *(_steps(relu, k) for k in SHOWN_LAYERS)],
+    ]
+    for moment, name in ((0, "at the start"), (-1, "at the end")):
+        cells = [
+            span([p["linear"].layers[moment].cosine[k - 1] for p in tanh], ".2f")
+            for k in SHOWN_LAYERS
+        ]
+        rows.append([f"tanh: cosine with the true gradient {name}", *cells])
+    for rule in RULES:
+        cells = [
+            span([100 * p[rule].layers[-1].saturated[k - 1] for p in tanh], ".0f")
+            for k in SHOWN_LAYERS
+        ]
+        rows.append([f"tanh, {LABELS[rule]}: % of units saturated at the end", *cells])
+    return Table(
+        f"Runs of Figures 2 and 3 {where}; a range is that of the seeds. A unit is "
+        "saturated where its slope is below a tenth of the largest.",
+        ["", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
+        rows,
+    )
+
+
+def _steps(runs: Sequence[dict[str, Record]], layer: int) -> str:
+    return span([first_step_ratio(pair, layer) for pair in runs], ".0f")
+
+
+def tuning_table(grid: Results) -> Table:
+    """Return each rule's best learning rate at each weight decay that was run.
+
+    Args:
+        grid: The runs of the experiment `larger_step` at one scale.
+    """
+    rows = []
+    for l2 in (max(WEIGHT_DECAYS), 1e-4):
+        for rule in RULES:
+            records = grid.of(rule=rule, l2=l2, seed=0)
+            epochs = common_epochs(records)
+            best = max(records, key=partial(final_accuracy, epochs=epochs), default=None)
+            rows.append(
+                [
+                    f"{LABELS[rule]}, weight decay {l2:g}",
+                    f"{best.config.lr:g}" if best else "-",
+                    number(final_accuracy(best, epochs) if best else None),
+                    ", ".join(f"{r.config.lr:g}" for r in records if r.diverged) or "none",
+                ]
+            )
+    return Table(
+        f"VGG19 with tanh {grid.scale.where}, learning rates from 1e-5 to 0.1 as far as they were "
+        "run.",
+        ["run", "best learning rate", "its final accuracy (%)", "rates that diverge"],
+        rows,
+    )
+
+
+def best_scale(found: Sequence[Results]) -> Results:
+    """Return the results at the first scale that has any, else those at the last one."""
+    return next((results for results in found if results.records), found[-1])

@@ -1,0 +1,140 @@
+"""Panels that several figures share: curves of test accuracy, this book's over the paper's."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lbp.experiments.paper import PaperCurve
+from lbp.experiments.results import Results
+from lbp.experiments.style import COLOURS, LABELS
+from lbp.lab.record import Record
+
+
+@dataclass(frozen=True)
+class Line:
+    """Runs that share a line's look: one for each seed, with the paper's curve of the same.
+
+    Attributes:
+        label: The name in the legend.
+        colour: Of the runs and of the paper's curve.
+        records: What is recorded; none stands for runs that are not yet made.
+        paper: The paper's curve, if it has one.
+    """
+
+    label: str
+    colour: Any
+    records: Sequence[Record]
+    paper: PaperCurve | None = None
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A panel of curves, and how many epochs its runs are to have."""
+
+    title: str
+    lines: Sequence[Line]
+    epochs: int
+
+    @property
+    def there(self) -> int:
+        """How many epochs the longest run of the panel has."""
+        return max((len(record) for line in self.lines for record in line.records), default=0)
+
+
+def rule_line(results: Results, name: tuple[str, str], paper: Mapping[str, PaperCurve]) -> Line:
+    """Return the line of a combination of activation and rule, with the paper's curve of it."""
+    activation, rule = name
+    records = results.of(activation=activation, rule=rule)
+    shown = {"tanh": "tanh", "relu": "ReLU"}[activation]
+    return Line(
+        f"{shown}, {LABELS[rule]}", COLOURS[rule], records, paper.get(f"{activation}, {rule}")
+    )
+
+
+def draw_panels(rows: Sequence[Sequence[Panel]], *, legend_below: bool = False) -> Figure:
+    """Draw panels of test accuracy over epochs in rows.
+
+    Args:
+        rows: The panels.
+        legend_below: Whether all panels share one legend, below them.
+    """
+    columns = len(rows[0])
+    width, height = (5.4, 4.4) if columns < 3 else (3.6, 3.8)  # a page is no wider
+    figure, grid = plt.subplots(
+        len(rows),
+        columns,
+        figsize=(width * columns + 0.6, height * len(rows) + 0.9 * legend_below),
+        sharey=True,
+        squeeze=False,
+    )
+    for row, axes_row in zip(rows, grid, strict=True):
+        for panel, axes in zip(row, axes_row, strict=True):
+            _draw_panel(axes, panel)
+            if not legend_below:
+                axes.legend(loc="lower right", bbox_to_anchor=(1, 0.1), fontsize=9)
+        axes_row[0].set_ylabel("test accuracy (%)")
+    if legend_below:
+        entries: dict[str, Any] = {}
+        for axes in grid.flat:
+            handles, labels = axes.get_legend_handles_labels()
+            entries = dict(zip(labels, handles, strict=True)) | entries
+        ordered = sorted(entries, key=lambda label: ("paper" in label, label.split(",")[0]))
+        handles = [entries[label] for label in ordered]
+        figure.legend(handles, ordered, loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def _draw_panel(axes: Axes, panel: Panel) -> None:
+    # The beginning of long runs fills the panel; what the paper shows of it is drawn beside it.
+    last = panel.epochs if panel.there in (0, panel.epochs) else max(5.0, 1.2 * panel.there)
+    for line in panel.lines:
+        if line.paper is not None:
+            _draw_paper(axes, line.paper, line.colour, f"{line.label}: the paper", until=last)
+        for index, record in enumerate(line.records):
+            seeds = f" ({len(line.records)} seeds)" if len(line.records) > 1 else ""
+            label = f"{line.label}: this book{seeds}" if index == 0 else None
+            epochs = [row.epoch for row in record.epochs]
+            marker = "o" if len(epochs) < 6 else ""
+            style: dict[str, Any] = {
+                "color": line.colour,
+                "linewidth": 1.4,
+                "marker": marker,
+                "markersize": 4,
+            }
+            axes.plot(epochs, record.test_accuracy, label=label, **style)
+            if record.diverged:
+                label = f"{line.label}: seed {record.config.seed} diverged"
+                style = {"color": line.colour, "markersize": 10, "markeredgewidth": 2.5}
+                axes.plot(epochs[-1], record.test_accuracy[-1], "x", label=label, **style)
+    if panel.there == 0:
+        place = axes.transAxes
+        axes.text(0.5, 0.04, "this book: not yet run", ha="center", va="bottom", transform=place)
+    else:
+        for line in panel.lines:
+            if not line.records:
+                axes.plot([], [], color="none", label=f"{line.label}: not yet run")
+        text = f"this book: {panel.there} of {panel.epochs} epochs"
+        place = axes.transAxes
+        axes.text(0.98, 0.02, text, ha="right", va="bottom", transform=place, fontsize=9)
+    axes.set_title(panel.title)
+    axes.set_xlabel("epoch")
+    axes.set_xlim(0, last * 1.02)
+    axes.set_ylim(0, 100)
+
+
+def _draw_paper(axes: Axes, curve: PaperCurve, colour: Any, label: str, until: float) -> None:
+    """Draw a curve of the paper as a band with a dashed middle, up to an epoch."""
+    shown = [index for index, epoch in enumerate(curve.epochs) if epoch <= until]
+    if not shown:
+        return
+    x, low, mid, high = (
+        [values[index] for index in shown]
+        for values in (curve.epochs, curve.low, curve.mid, curve.high)
+    )
+    marker = "D" if len(x) < 4 else ""  # few points are hard to see as a line
+    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
+    axes.plot(x, mid, "--", marker=marker, markersize=5, color=colour, linewidth=1.2, label=label)

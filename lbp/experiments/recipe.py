@@ -1,0 +1,237 @@
+"""The training recipe behind the paper's figures, which the paper leaves open."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lbp.experiments import paper
+from lbp.experiments.grid import RULES
+from lbp.experiments.numbers import Measure, Measures, number, sweep_distance
+from lbp.experiments.panels import Line, Panel, draw_panels
+from lbp.experiments.results import Results
+from lbp.experiments.scales import Scale
+from lbp.experiments.style import COLOURS, LABELS, MARKERS
+from lbp.experiments.table import Table
+from lbp.lab.config import RunConfig
+from lbp.lab.record import Record
+from lbp.lab.run import Goal
+
+TITLE = "The recipe behind the figures"
+PLACE = "section 1.2: what the paper leaves open"
+
+# The recipes that the paper's silence allows, as changes of the plain one.
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain SGD, batch norm, default initialisation": {},
+    "batch norm's scale from U(0, 1)": {"batch_norm_scale": "uniform"},
+    "augmentation": {"augment": True},
+    "He initialisation": {"init": "he"},
+    "images in [0, 1]": {"normalisation": "unit"},
+    "momentum 0.9": {"momentum": 0.9},
+    "Xavier initialisation": {"init": "xavier"},
+    "512-512-10 head with dropout": {"head": "mlp"},
+    "no batch norm, He initialisation": {"batch_norm": False, "init": "he"},
+}
+PLAIN = next(iter(RECIPES))
+LIKELY = 5  # of them, in the order of this list
+LEARNING_RATES = (1e-4, 1e-5)  # of the paper's panels
+WEIGHT_DECAY = 1e-4
+SEEDS = (0, 1)  # of the plain recipe: what a seed is worth
+EPOCHS = 1  # a recipe can be told from another after one epoch at full scale
+CLOSE = 3.0  # points: the nearest recipe counts as found within this distance
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """Return each recipe's runs under both rules, the plain one's with two seeds.
+
+    There are none in a narrow network: the width moves these curves as much as a recipe does.
+    """
+    if scale.name == "narrow":
+        return []
+    rates = LEARNING_RATES[:1] if scale.name == "smoke" else LEARNING_RATES
+    return [goal for lr in rates for name in RECIPES for goal in goals_of(scale, name, lr)]
+
+
+def goals_of(scale: Scale, name: str, lr: float) -> list[Goal]:
+    """Return the runs of one recipe, by its name in `RECIPES`, at a learning rate."""
+    repeated = name == PLAIN and lr == LEARNING_RATES[0]
+    return [
+        scale.goal(EPOCHS, RECIPES[name], rule=rule, lr=lr, l2=WEIGHT_DECAY, seed=seed)
+        for seed in (SEEDS if repeated else SEEDS[:1])
+        for rule in RULES
+    ]
+
+
+def first_goals(scale: Scale) -> list[Goal]:
+    """Return the runs that decide most: the likely recipes at 1e-4, the likeliest two at 1e-5."""
+    high, low = LEARNING_RATES
+    return [
+        *(goal for name in list(RECIPES)[:LIKELY] for goal in goals_of(scale, name, high)),
+        *(goal for name in list(RECIPES)[:2] for goal in goals_of(scale, name, low)),
+    ]
+
+
+def runs_of(results: Results, name: str) -> list[Record]:
+    """Return the runs of a recipe, by its name in `RECIPES`."""
+    return [r for r in results.of() if _is_of(r, results.scale, RECIPES[name])]
+
+
+def _is_of(record: Record, scale: Scale, changes: Mapping[str, Any]) -> bool:
+    config = record.config
+    fields = {"rule": config.rule, "lr": config.lr, "l2": config.l2, "seed": config.seed}
+    return scale.goal(EPOCHS, changes, **fields).config == config
+
+
+def distances(results: Results) -> dict[str, dict[RunConfig, float]]:
+    """Return each recipe's distances to Figure 4's curves, in points, the nearest recipe first.
+
+    Only recipes that were run under both rules are ranked. They are compared by their seed 0.
+    """
+    found: dict[str, dict[RunConfig, float]] = {}
+    for name in RECIPES:
+        records = runs_of(results, name)
+        if {r.config.rule for r in records if r.config.seed == 0} == set(RULES):
+            found[name] = {record.config: sweep_distance(record) for record in records}
+    return dict(sorted(found.items(), key=lambda item: mean_distance(item[1])))
+
+
+def mean_distance(of_recipe: Mapping[RunConfig, float]) -> float:
+    """Return the mean over a recipe's runs of seed 0 at the learning rate 1e-4, in points."""
+    values = [
+        points
+        for config, points in of_recipe.items()
+        if config.seed == 0 and config.lr == LEARNING_RATES[0]
+    ]
+    return float(np.mean(values)) if values else float("nan")
+
+
+def measures(results: Results) -> Measures:
+    """Return the ranking's ends and what a seed is worth, in points.
+
+    - best_distance: the mean distance of the nearest recipe, if every recipe has been run;
+    - plain_distance: that of the plain one;
+    - seed_difference: between the plain recipe's two seeds, the larger of both rules.
+    """
+    found: Measures = {}
+    ranked = distances(results)
+    if len(ranked) == len(RECIPES):
+        found["best_distance"] = Measure(mean_distance(next(iter(ranked.values()))), 1, EPOCHS)
+    if PLAIN in ranked:
+        found["plain_distance"] = Measure(mean_distance(ranked[PLAIN]), 1, EPOCHS)
+    differences = [
+        abs(first.test_accuracy[0] - second.test_accuracy[0])
+        for first in runs_of(results, PLAIN)
+        for second in runs_of(results, PLAIN)
+        if first.config.seed == 0
+        and second.config.seed == 1
+        and (first.config.rule, first.config.lr) == (second.config.rule, second.config.lr)
+    ]
+    if differences:
+        found["seed_difference"] = Measure(max(differences), 1, 1)
+    return found
+
+
+def table(results: Results) -> Table:
+    """Return every recipe's accuracy after the first epoch, the nearest one first."""
+    ranked = distances(results)
+    keys = [(lr, rule) for lr in LEARNING_RATES for rule in RULES]
+    rows = [["the paper's curves", "-", *(_papers(*key) for key in keys)]]
+    for name in [*ranked, *(n for n in RECIPES if n not in ranked)]:
+        records = {_key(record): record for record in runs_of(results, name)}
+        for seed in SEEDS if name == PLAIN else SEEDS[:1]:
+            cells = []
+            for lr, rule in keys:
+                record = records.get((lr, rule, seed))
+                cells.append(number(record.test_accuracy[0] if record else None))
+            away = number(mean_distance(ranked[name])) if name in ranked and seed == 0 else "-"
+            rows.append([f"{name}{', seed 1' if seed else ''}", away, *cells])
+    return Table(
+        f"Test accuracy in percent after one epoch {results.scale.where}, weight decay "
+        f"{WEIGHT_DECAY:g}, and the mean distance to the paper's curves at the learning rate "
+        f"{LEARNING_RATES[0]:g}, in points.",
+        [
+            "recipe",
+            "distance (points)",
+            *(f"{LABELS[rule]}, learning rate {lr:g}" for lr, rule in keys),
+        ],
+        rows,
+    )
+
+
+def _key(record: Record) -> tuple[float, str, int]:
+    return record.config.lr, record.config.rule, record.config.seed
+
+
+def _papers(lr: float, rule: str) -> str:
+    curve = paper.sweep_curve(lr, WEIGHT_DECAY, rule)
+    return f"{curve.mid[0]:.1f} ({curve.low[0]:.1f} to {curve.high[0]:.1f})"
+
+
+def draw(results: Results) -> Figure:
+    """Draw each recipe's distances to the paper's curves, the nearest one on top."""
+    ranked = distances(results)
+    figure, axes = plt.subplots(figsize=(9.5, 0.55 * len(ranked) + 1.8))
+    for place, of_recipe in enumerate(ranked.values()):
+        for config, points in of_recipe.items():
+            fill = "full" if config.lr == LEARNING_RATES[0] else "none"
+            style: dict[str, Any] = {
+                "color": COLOURS[config.rule],
+                "fillstyle": fill,
+                "markersize": 8,
+            }
+            axes.plot(points, place, MARKERS[config.rule], **style)
+        mean = mean_distance(of_recipe)
+        axes.plot(mean, place, "|", color="black", markersize=22, markeredgewidth=2.5)
+    for rule in RULES:
+        for lr, fill in zip(LEARNING_RATES, ("full", "none"), strict=True):
+            style = {"color": COLOURS[rule], "fillstyle": fill, "markersize": 8}
+            axes.plot([], [], MARKERS[rule], label=f"{LABELS[rule]}, rate {lr:g}", **style)
+    label = f"mean at {LEARNING_RATES[0]:g}, seed 0"
+    axes.plot([], [], "|", color="black", markersize=14, markeredgewidth=2.5, label=label)
+    axes.set_yticks(range(len(ranked)), list(ranked))
+    axes.invert_yaxis()
+    axes.set_xlim(left=0)
+    axes.set_xlabel("distance to the paper's curve (points of test accuracy)")
+    axes.set_title(f"How far each recipe is from Figure 4 ({results.scale.title})")
+    if not ranked:
+        place_ = axes.transAxes
+        axes.text(0.5, 0.5, "not yet run", ha="center", va="center", transform=place_)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
+    return figure
+
+
+def draw_curves(results: Results, name: str = PLAIN) -> Figure:
+    """Draw a recipe's runs over the paper's curves of Figure 4, a panel for each learning rate."""
+    panels = []
+    for lr in LEARNING_RATES:
+        lines = [
+            Line(
+                LABELS[rule],
+                COLOURS[rule],
+                [r for r in runs_of(results, name) if (r.config.rule, r.config.lr) == (rule, lr)],
+                paper.sweep_curve(lr, WEIGHT_DECAY, rule),
+            )
+            for rule in RULES
+        ]
+        panels.append(Panel(f"{name}, rate {lr:g}\n({results.scale.title})", lines, EPOCHS))
+    return draw_panels([panels], legend_below=True)
+
+
+def answer(found: Sequence[Results]) -> str:
+    """Say which recipe is nearest at the first scale that tells, and what a seed is worth."""
+    for results in found:
+        ranked = distances(results)
+        if len(ranked) < 2:
+            continue
+        nearest, mean = next(iter(ranked)), mean_distance(next(iter(ranked.values())))
+        measured = measures(results)
+        text = (
+            f"Of the {len(ranked)} recipes that were run {results.scale.where}, the nearest to the "
+            f'paper\'s curves is "{nearest}", {mean:.1f} points away on average.'
+        )
+        if seed := measured.get("seed_difference"):
+            text += f" Two seeds of one recipe differ by up to {seed.value:.1f} points."
+        return text
+    return "Not decided: the recipes have not yet been run."

@@ -1,0 +1,139 @@
+"""The best pair of learning rate and weight decay, chosen as the paper does and honestly."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from lbp.experiments.grid import LEARNING_RATES, RULES, WEIGHT_DECAYS, grid_goals
+from lbp.experiments.numbers import Measure, Measures, common_epochs, final_accuracy, last_tenth
+from lbp.experiments.results import Results
+from lbp.experiments.scales import Scale
+from lbp.experiments.style import LABELS
+from lbp.experiments.table import Table
+from lbp.lab.record import Record
+from lbp.lab.run import Goal
+
+TITLE = "The best pair, chosen twice"
+PLACE = "section 1.2: the best learning rate and weight decay"
+
+NAMES = [(activation, rule) for activation in ("tanh", "relu") for rule in RULES]
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """Return the paper's whole grid, with tanh and with ReLU under both rules."""
+    smoke = scale.name == "smoke"
+    rates = LEARNING_RATES[: 1 if smoke else None]
+    decays = WEIGHT_DECAYS[: 2 if smoke else None]
+    return [g for name in ("tanh", "relu") for g in grid_goals(scale, name, rates, decays)]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The best of some runs, chosen twice; accuracies in percent by `final_accuracy`.
+
+    The paper chooses the learning rate and weight decay on the test set on which it then reports,
+    so that chance helps the choice. The honest choice is made on one half of the test set and
+    judged on the other.
+    """
+
+    on_test: Record  # the best on the whole test set
+    reported: float  # its accuracy there
+    on_halves: tuple[Record, Record]  # the best on half 0 and on half 1
+    judged: float  # the mean of the accuracies of each on the other half
+
+    @property
+    def leak(self) -> float:
+        """What the choice on the test set is worth, in points."""
+        return self.reported - self.judged
+
+
+def choose(records: Sequence[Record]) -> Choice:
+    """Choose the best of `records` twice, over the epochs that all of them have.
+
+    Args:
+        records: One or more.
+    """
+    epochs = common_epochs(records)
+    halves = ("test_error_half_0", "test_error_half_1")
+    on = {
+        errors: partial(final_accuracy, epochs=epochs, errors=errors)
+        for errors in ("test_error", *halves)
+    }
+    on_test = max(records, key=on["test_error"])
+    first, second = (max(records, key=on[half]) for half in halves)
+    judged = (on[halves[1]](first) + on[halves[0]](second)) / 2
+    return Choice(on_test, on["test_error"](on_test), (first, second), judged)
+
+
+def choices(results: Results) -> dict[tuple[str, str], Choice]:
+    """Return the choice for each combination of activation and rule that has two runs or more."""
+    found = {}
+    for activation, rule in NAMES:
+        records = results.of(activation=activation, rule=rule)
+        if len(records) > 1:
+            found[activation, rule] = choose(records)
+    return found
+
+
+def measures(results: Results) -> Measures:
+    """Return what the choice on the test set is worth, in points, and what is best.
+
+    - leak_mean, leak_max: over the combinations of activation and rule that have runs;
+    - {activation}_{rule}_best: the accuracy of the best run on the test set, in percent.
+    """
+    found: Measures = {}
+    made = choices(results)
+    if not made:
+        return {}
+    window = last_tenth(common_epochs(results.of()))
+    leaks = [choice.leak for choice in made.values()]
+    found["leak_mean"] = Measure(sum(leaks) / len(leaks), *window)
+    found["leak_max"] = Measure(max(leaks), *window)
+    for (activation, rule), choice in made.items():
+        found[f"{activation}_{rule}_best"] = Measure(choice.reported, *window)
+    return found
+
+
+def table(found: Sequence[Results]) -> Table:
+    """Return both choices for each combination at each scale."""
+    rows = []
+    for results in found:
+        made = choices(results)
+        for activation, rule in NAMES:
+            goals_ = [g.config for g in results.goals]
+            wanted = sum((c.activation, c.rule) == (activation, rule) for c in goals_)
+            there = len(results.of(activation=activation, rule=rule))
+            label = f"{'ReLU' if activation == 'relu' else 'tanh'}, {LABELS[rule]}"
+            row = [f"{label}, {results.scale.title}", f"{there} of {wanted}"]
+            if choice := made.get((activation, rule)):
+                halves = dict.fromkeys(map(_pair, choice.on_halves))
+                leak = f"{round(choice.leak, 2) + 0.0:+.2f}"
+                row += [f"{_pair(choice.on_test)}: {choice.reported:.1f}"]
+                row += [f"{'; '.join(halves)}: {choice.judged:.1f}", leak]
+            else:
+                row += ["-"] * 3
+            rows.append(row)
+    return Table(
+        "The best learning rate and weight decay, and the accuracy in percent: chosen and judged "
+        "on the whole test set, as in the paper; and chosen on one half, judged on the other.",
+        ["runs of", "recorded", "on the test set", "half by half", "difference (points)"],
+        rows,
+    )
+
+
+def _pair(record: Record) -> str:
+    return f"{record.config.lr:g}, {record.config.l2:g}"
+
+
+def answer(results: Results) -> str:
+    """Say in a sentence what the runs of a scale show."""
+    numbers = measures(results)
+    if not numbers:
+        return f"Not yet run {results.scale.where}."
+    made = choices(results)
+    mean, largest = numbers["leak_mean"], numbers["leak_max"]
+    return (
+        f"After {mean.last} epochs {results.scale.where}, choosing on the test set adds "
+        f"{mean.value:+.2f} points on average over the {len(made)} combinations that were run, and "
+        f"{largest.value:+.2f} points at most."
+    )

@@ -1,0 +1,108 @@
+"""How far the narrow network can be trusted: the runs of Figure 2 at several widths."""
+
+from collections.abc import Sequence
+
+from matplotlib.figure import Figure
+
+from lbp.experiments import paper
+from lbp.experiments.grid import PAIRS, RULES
+from lbp.experiments.numbers import (
+    Measure,
+    Measures,
+    common_epochs,
+    long_distance,
+    mean_accuracy,
+    number,
+)
+from lbp.experiments.panels import Line, Panel, draw_panels
+from lbp.experiments.results import Results
+from lbp.experiments.scales import Scale
+from lbp.experiments.style import COLOURS, LABELS, shade
+from lbp.experiments.table import Table
+from lbp.lab.run import Goal
+
+TITLE = "How far the narrow network can be trusted"
+PLACE = "a control of this book's own"
+
+EPOCHS = 20
+WIDTHS = {"paper": (1 / 2, 1.0), "narrow": (1 / 8, 1 / 4), "smoke": (1 / 64, 1 / 32)}
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """Return the runs of Figure 2 at the scale's own width and at another one, seed 0."""
+    found = []
+    for width in reversed(WIDTHS[scale.name]):
+        for rule in RULES:
+            lr, l2 = PAIRS["tanh", rule]
+            found.append(scale.goal(EPOCHS, rule=rule, lr=lr, l2=l2, width=width))
+    return found
+
+
+def measures(results: Results) -> Measures:
+    """Return what the width changes, over the epochs that all runs have.
+
+    - lead_change: how much Backprop's mean lead over Linear Backprop is larger at the larger width
+      than at the smaller one, in points.
+    """
+    by_key = {(r.config.width, r.config.rule): r for r in results.of()}
+    small, large = WIDTHS[results.scale.name]
+    if len(by_key) < 4:
+        return {}
+    epochs = common_epochs(by_key.values())
+    lead = {
+        width: mean_accuracy(by_key[width, "bp"], 1, epochs)
+        - mean_accuracy(by_key[width, "linear"], 1, epochs)
+        for width in (small, large)
+    }
+    return {"lead_change": Measure(lead[large] - lead[small], 1, epochs)}
+
+
+def draw(found: Sequence[Results]) -> Figure:
+    """Draw the runs at each scale, a panel for each, darker for the larger width."""
+    curves = paper.curves(2)
+    panels = []
+    for results in found:
+        lines = [
+            Line(
+                f"{LABELS[rule]}, width {width:g}",
+                shade(COLOURS[rule], place / 2),
+                results.of(width=width, rule=rule),
+                curves[f"tanh, {rule}"] if place == 2 else None,
+            )
+            for place, width in enumerate(WIDTHS[results.scale.name], start=1)
+            for rule in RULES
+        ]
+        panels.append(Panel(f"VGG19 with tanh\n({results.scale.title})", lines, EPOCHS))
+    return draw_panels([panels], legend_below=True)
+
+
+def table(found: Sequence[Results]) -> Table:
+    """Return mean accuracy and distance to the paper's curve at every width."""
+    rows = []
+    for results in found:
+        epochs = common_epochs(results.of())
+        for width in WIDTHS[results.scale.name]:
+            for rule in RULES:
+                record = next(iter(results.of(width=width, rule=rule)), None)
+                mean = mean_accuracy(record, 1, epochs) if record else None
+                away = long_distance(record) if record else None
+                label = f"{LABELS[rule]}, width {width:g}"
+                rows.append([label, str(epochs), number(mean), number(away)])
+    return Table(
+        "Test accuracy in percent, mean over the epochs, and the mean distance to the paper's "
+        "curve of Figure 2 in points.",
+        ["run", "epochs", "mean accuracy (%)", "distance (points)"],
+        rows,
+    )
+
+
+def answer(results: Results) -> str:
+    """Say in a sentence what the runs of a scale show."""
+    change = measures(results).get("lead_change")
+    if change is None:
+        return f"Not yet run {results.scale.where}."
+    small, large = WIDTHS[results.scale.name]
+    return (
+        f"From width {small:g} to width {large:g}, Backprop's mean lead over the first "
+        f"{change.last} epochs changes by {change.value:+.1f} points."
+    )

@@ -1,0 +1,106 @@
+"""Records on their way between machines: one zip file, checked and merged on arrival."""
+
+import io
+import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from lbp.errors import LbpError
+from lbp.lab import files
+from lbp.lab.record import Record
+from lbp.lab.store import Store
+
+LARGEST = 64 * 2**20  # bytes of one unpacked record; a run of 1000 epochs has some 150,000
+
+
+@dataclass(frozen=True)
+class Merged:
+    """What became of the records of an archive."""
+
+    added: list[Record]  # they are new here, or longer than those that were here
+    known: list[Record]  # the store has as many of their epochs, or more
+    different: list[Record]  # the store has other numbers in the epochs that both have
+
+
+def pack(records: Iterable[Record], path: Path) -> int:
+    """Write records into a new zip file, whole or not at all.
+
+    Returns:
+        How many there are.
+
+    Raises:
+        LbpError: If the file exists or cannot be written, or there are no records.
+    """
+    records = list(records)
+    if not records:
+        raise LbpError("there are no records to pack: `lbp status` lists what is recorded")
+    if path.exists() or path.is_symlink():
+        raise LbpError(f"{path} exists: name another file, or delete it")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for record in records:
+            archive.writestr(f"{record.config.key}.json", record.to_json())
+    with files.written_whole(path) as part:
+        part.write_bytes(packed.getvalue())
+    return len(records)
+
+
+def unpack(path: Path) -> list[Record]:
+    """Read every record of an archive.
+
+    Raises:
+        LbpError: If the file is missing, damaged or holds anything else than records.
+    """
+    try:
+        with files.told(path, "cannot be read"):
+            if not path.is_file():
+                raise LbpError("there is no such file" if not path.exists() else "it is not a file")
+            with zipfile.ZipFile(path) as archive:
+                return [_record(archive, entry) for entry in archive.infolist()]
+    except (
+        zipfile.BadZipFile,
+        zlib.error,
+        EOFError,
+        RuntimeError,  # an encrypted entry
+        NotImplementedError,  # a way of packing that zipfile does not know
+        LbpError,
+    ) as error:
+        raise LbpError(f"{path!s:.200} is not a complete archive of records ({error})") from error
+
+
+def _record(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Record:
+    name = ascii(entry.filename)  # from outside: no escape code of it reaches the terminal
+    if entry.file_size > LARGEST:
+        raise LbpError(f"its entry {name} is too large to be a record")
+    try:
+        record = Record.from_json(archive.read(entry).decode())
+    except (LbpError, UnicodeDecodeError) as error:
+        raise LbpError(f"its entry {name} is not a record: {error}") from error
+    if entry.filename != f"{record.config.key}.json":
+        raise LbpError(f"its entry {name} holds the run {record.config.key}")
+    return record
+
+
+def merge(records: Iterable[Record], store: Store, *, replace: bool = False) -> Merged:
+    """Put records into a store where they are new or longer.
+
+    Args:
+        records: The records.
+        store: The store.
+        replace: Whether a longer record may take the place of one from which it differs in the
+            epochs that both have, as one from another device does.
+
+    Raises:
+        LbpError: If a record in the store is damaged.
+    """
+    merged = Merged([], [], [])
+    for record in records:
+        here = store.get(record.config)
+        alike = here is None or here.begins_like(record)
+        if alike or (replace and here is not None and len(record) > len(here)):
+            (merged.added if store.put(record) else merged.known).append(record)
+        else:
+            merged.different.append(record)
+    return merged

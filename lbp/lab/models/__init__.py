@@ -1,0 +1,95 @@
+"""The networks that a run can train, a file for each."""
+
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lbp.errors import LbpError
+from lbp.lab.config import RunConfig
+from lbp.lab.models import resnet18, vgg19
+from lbp.linearization import activation_modules, linearize
+
+_NETWORKS: dict[str, Callable[[RunConfig], nn.Module]] = {
+    "vgg19": vgg19.VGG19,
+    "resnet18": resnet18.resnet18,
+}
+_READS = {"vgg19": vgg19.READS, "resnet18": resnet18.READS}
+_OF_A_NETWORK = {name for reads in _READS.values() for name in reads}
+
+
+def build(config: RunConfig) -> nn.Module:
+    """Return the run's network, initialised from PyTorch's global random state.
+
+    It consists of stock modules, whose activation functions are then given the run's rule by
+    `lbp.linearize`.
+
+    Raises:
+        LbpError: If the run sets a field that its network does not have.
+    """
+    reads = _READS[config.model]
+    for name in config.differing():
+        if name in _OF_A_NETWORK and name not in reads:
+            raise LbpError(
+                f"{name} = {getattr(config, name)!r}: the network {config.model} has only "
+                f"{', '.join(reads)}"
+            )
+    model, _ = linearize(_NETWORKS[config.model](config), config.rule)
+    return model
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """What one image takes of a network.
+
+    Attributes:
+        units: The outputs of all activation functions.
+        forward: Floating-point operations of its convolutions and linear layers.
+        training: The same in a training step, forward and backward.
+    """
+
+    units: int
+    forward: int
+    training: int
+
+
+def arithmetic(config: RunConfig) -> Arithmetic:
+    """Count a network's units and its arithmetic, from the network itself."""
+    of_the_network = {"model", *_OF_A_NETWORK}
+    kept = {name: v for name, v in config.differing().items() if name in of_the_network}
+    return _count(RunConfig(**kept | {"rule": "bp"}))
+
+
+@functools.cache
+def _count(config: RunConfig) -> Arithmetic:
+    from torch.utils.flop_counter import FlopCounterMode  # imported here: it loads a compiler
+
+    counts: list[int] = []
+
+    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        counts.append(output.numel())
+
+    images = 2  # batch norm cannot train on one
+    with torch.device("meta"):
+        model = build(config)
+        x, labels = torch.empty(images, 3, 32, 32), torch.zeros(images, dtype=torch.int64)
+        for module in activation_modules(model).values():
+            module.register_forward_hook(count)
+        with FlopCounterMode(display=False) as counter:
+            loss = F.cross_entropy(model(x), labels)
+            forward = counter.get_total_flops()
+            loss.backward()
+    total = counter.get_total_flops()
+    return Arithmetic(sum(counts) // images, forward // images, total // images)
+
+
+def training_flop(config: RunConfig, epochs: int) -> float:
+    """Return the arithmetic of some epochs of a run, in floating-point operations.
+
+    That is a floor of its time: each epoch trains on the training images and evaluates the others.
+    """
+    one = arithmetic(config)
+    return float(epochs * (config.train_images * one.training + config.test_images * one.forward))

@@ -1,0 +1,373 @@
+"""What a run has left behind so far, as plain data: a sealed JSON file."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal, get_origin, get_type_hints
+
+from lbp.errors import LbpError, check_choice
+from lbp.lab.config import CLASSES, RunConfig
+from lbp.lab.provenance import Origin
+
+LONGEST = 100_000  # epochs
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """What is logged after an epoch. Errors and accuracies are in percent, losses in nats.
+
+    Numbers are rounded to seven digits.
+    """
+
+    epoch: int  # from 1
+    train_loss: float  # mean over the epoch's steps, with the weights of each step
+    train_accuracy: float
+    test_loss: float
+    test_error: float  # top-1
+    test_error_top5: float
+    test_error_half_0: float  # top-1 on each of two fixed stratified halves of the test set
+    test_error_half_1: float
+    max_preactivation: float  # largest |input of an activation function| on the test set
+    seconds: float  # training and evaluation
+
+    def __post_init__(self) -> None:
+        _round_fields(self, digits=7)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layers:
+    """What the layers do at one moment of a run, layer by layer from the input on.
+
+    Measured on the run's first training images, in training mode. The first four lists have an
+    entry for each convolution and linear layer (its weight), the others for each activation
+    function. Numbers are rounded to four digits.
+    """
+
+    epoch: int  # epochs trained before; 0 is the initialisation
+    update: list[float]  # L2 norm of a step of SGD without momentum: lr * (gradient + l2 * weight)
+    weight: list[float]  # L2 norm
+    gradient: list[float]  # L2 norm of the true gradient of the loss
+    cosine: list[float]  # between the rule's gradient and the true one
+    preactivation: list[float]  # root mean square
+    saturated: list[float]  # share of units with |f'(z)| below a tenth of its largest value
+
+    def __post_init__(self) -> None:
+        _round_fields(self, digits=4)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stretch:
+    """Epochs in a row that one process trained, and where."""
+
+    first: int
+    last: int
+    fingerprint: str  # of the numerical code, see `lbp.lab.fingerprint`
+    step: Literal["plain", "captured"]  # captured: compiled and replayed as a CUDA graph
+    origin: Origin
+
+
+@dataclass(frozen=True)
+class Record:
+    """The epochs of a run so far, glances at its layers, and where the epochs were trained.
+
+    Attributes:
+        config: The run.
+        epochs: Its epochs from the first on. If the run diverged, the last of them has a
+            `train_loss` that is infinite or not a number.
+        layers: Glances at the layers, in the order of their epochs.
+        stretches: Who trained which epochs, without a gap.
+
+    Raises:
+        LbpError: If a number is out of its range, or numbers do not fit each other.
+    """
+
+    config: RunConfig
+    epochs: Sequence[Epoch]
+    layers: Sequence[Layers]
+    stretches: Sequence[Stretch]
+
+    def __post_init__(self) -> None:
+        _check_epochs(self.config, self.epochs)
+        _check_layers(self.layers, len(self.epochs))
+        _check_stretches(self.stretches, len(self.epochs))
+
+    def __len__(self) -> int:
+        return len(self.epochs)
+
+    @property
+    def diverged(self) -> bool:
+        """Whether the loss became infinite or not a number in the last epoch."""
+        return not math.isfinite(self.epochs[-1].train_loss)
+
+    def reaches(self, epochs: int) -> bool:
+        """Whether the run needs no more training to have that many epochs."""
+        return self.diverged or len(self) >= epochs
+
+    def until(self, epochs: int) -> "Record":
+        """Return the record as it was after so many epochs, or as it is if it is shorter."""
+        if len(self) <= epochs:
+            return self
+        kept = [stretch for stretch in self.stretches if stretch.first <= epochs]
+        kept[-1] = replace(kept[-1], last=min(epochs, kept[-1].last))
+        layers = [glance for glance in self.layers if glance.epoch <= epochs]
+        return Record(self.config, self.epochs[:epochs], layers, kept)
+
+    @property
+    def test_accuracy(self) -> list[float]:
+        """The top-1 test accuracy after each epoch, in percent."""
+        return [100 - row.test_error for row in self.epochs]
+
+    @property
+    def seconds(self) -> float:
+        """The time that all epochs took together."""
+        return sum(row.seconds for row in self.epochs)
+
+    def begins_like(self, other: "Record") -> bool:
+        """Whether both records have the same numbers in the epochs that they share, but for time.
+
+        Raises:
+            LbpError: If they are of different runs.
+        """
+        if self.config != other.config:
+            raise LbpError(f"{self.config} and {other.config} are different runs")
+        shared = min(len(self), len(other))
+        mine, theirs = (_timeless(record.epochs[:shared]) for record in (self, other))
+        return mine == theirs
+
+    def to_json(self) -> str:
+        """Return the record as JSON, a column of the epochs to a line, with a digest of it all."""
+        parts = {
+            "config": json.dumps(self.config.differing(), indent=1, sort_keys=True),
+            "stretches": json.dumps([asdict(stretch) for stretch in self.stretches], indent=1),
+            "epochs": _columns_to_json(Epoch, self.epochs),
+            "layers": _columns_to_json(Layers, self.layers),
+        }
+        lines = [f"{json.dumps(name)}: {text}" for name, text in parts.items()]
+        return "{\n" + ",\n".join([*lines, f'"digest": "{self.digest}"']) + "\n}\n"
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the record's content, however it is laid out in a file."""
+        content = {
+            "config": self.config.differing(),
+            "stretches": [asdict(stretch) for stretch in self.stretches],
+            "epochs": [_plain(asdict(row)) for row in self.epochs],
+            "layers": [_plain(asdict(row)) for row in self.layers],
+        }
+        text = json.dumps(content, sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    @classmethod
+    def from_json(cls, text: str) -> "Record":
+        """Read `to_json`'s text.
+
+        Raises:
+            LbpError: If the text is not such a record, whole, unaltered and consistent.
+        """
+        try:
+            data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
+            if isinstance(data, dict) and "outcome" in data:
+                raise LbpError("it is of an older form, from before runs could grow")
+            _check_keys("a record", data, ("config", "stretches", "epochs", "layers", "digest"))
+            record = cls(
+                RunConfig.from_differing(data["config"]),
+                _rows_from_columns(Epoch, data["epochs"]),
+                _rows_from_columns(Layers, data["layers"]),
+                [_stretch(entry) for entry in data["stretches"]],
+            )
+        except LbpError:
+            raise
+        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise LbpError(f"{type(error).__name__}: {error}") from error
+        if record.digest != data["digest"]:
+            raise LbpError("its content does not fit its digest, so it was altered or damaged")
+        return record
+
+
+# --- checks
+
+_PERCENTAGES = (
+    "train_accuracy",
+    "test_error",
+    "test_error_top5",
+    "test_error_half_0",
+    "test_error_half_1",
+)
+
+
+def _check_epochs(config: RunConfig, epochs: Sequence[Epoch]) -> None:
+    if not 1 <= len(epochs) <= LONGEST:
+        raise LbpError(f"it has {len(epochs)} epochs: 1 to {LONGEST} are possible")
+    if [row.epoch for row in epochs] != list(range(1, len(epochs) + 1)):
+        raise LbpError("its epochs are not 1, 2, 3, ... without a gap")
+    for row in epochs:
+        where = f"in epoch {row.epoch}"
+        if not math.isfinite(row.train_loss) and row is not epochs[-1]:
+            raise LbpError(f"train_loss is {row.train_loss} {where}, which is not the last one")
+        # Large weights can make these infinite before the run diverges, and even if it does not.
+        for name in ("train_loss", "test_loss", "max_preactivation"):
+            if getattr(row, name) < 0:
+                raise LbpError(f"{name} is {getattr(row, name)} {where}: 0 or more is needed")
+        _check_within("seconds", row.seconds, 0, math.inf, where)
+        for name in _PERCENTAGES:
+            _check_within(name, getattr(row, name), 0, 100, where)
+        if row.test_error_top5 > row.test_error:
+            raise LbpError(f"test_error_top5 is above test_error {where}")
+        _check_halves(config, row, where)
+
+
+def _check_halves(config: RunConfig, row: Epoch, where: str) -> None:
+    first = CLASSES * math.ceil(config.test_images / CLASSES / 2)  # images in half 0
+    second = config.test_images - first
+    whole = (first * row.test_error_half_0 + second * row.test_error_half_1) / config.test_images
+    if abs(whole - row.test_error) > 1e-4:
+        raise LbpError(f"the errors of the two halves do not average to test_error {where}")
+
+
+def _check_layers(layers: Sequence[Layers], epochs: int) -> None:
+    at = [glance.epoch for glance in layers]
+    if at != sorted(set(at)) or not all(0 <= epoch <= epochs for epoch in at):
+        raise LbpError(
+            f"its glances at the layers are after the epochs {at}, out of order or range"
+        )
+    names = [field.name for field in fields(Layers) if field.name != "epoch"]
+    lengths = [{name: len(getattr(glance, name)) for name in names} for glance in layers]
+    if any(length != lengths[0] for length in lengths):
+        raise LbpError("its glances at the layers have different numbers of layers")
+    for glance in layers:
+        where = f"in the glance after epoch {glance.epoch}"
+        for name in names:
+            low, high = {"cosine": (-1.001, 1.001), "saturated": (0, 1)}.get(name, (0, math.inf))
+            for value in filter(math.isfinite, getattr(glance, name)):
+                _check_within(name, value, low, high, where)
+
+
+def _check_stretches(stretches: Sequence[Stretch], epochs: int) -> None:
+    next_epoch = 1
+    for stretch in stretches:
+        if stretch.first != next_epoch or stretch.last < stretch.first:
+            raise LbpError(
+                f"its stretches have a gap or overlap: one has the epochs {stretch.first} to "
+                f"{stretch.last} where epoch {next_epoch} comes next"
+            )
+        next_epoch = stretch.last + 1
+    if next_epoch != epochs + 1:
+        raise LbpError(f"its stretches end with epoch {next_epoch - 1}, its epochs with {epochs}")
+
+
+def _check_within(name: str, value: float, low: float, high: float, where: str) -> None:
+    if not (low <= value <= high and math.isfinite(value)):
+        raise LbpError(f"{name} is {value} {where}: a number from {low:g} to {high:g} is needed")
+
+
+def _check_keys(what: str, data: object, names: Sequence[str]) -> None:
+    if not isinstance(data, dict):
+        raise LbpError(f"{what} is {str(data)[:40]!r}: an object with names is needed")
+    for name in data:
+        check_choice(f"entry of {what}", name, names)
+    if missing := [name for name in names if name not in data]:
+        raise LbpError(f"{what} lacks {', '.join(missing)}")
+
+
+# --- plain data and back
+
+
+def _round_fields(row: Epoch | Layers, *, digits: int) -> None:
+    """Round every float of a frozen row, so that what is in memory is what is in the file."""
+
+    def rounded(value: float) -> float:
+        return float(f"{value:.{digits}g}") if math.isfinite(value) else value
+
+    for field in fields(row):
+        value = getattr(row, field.name)
+        if isinstance(value, list):
+            object.__setattr__(row, field.name, [rounded(entry) for entry in value])
+        elif field.type is float:  # also where it was given as an integer
+            object.__setattr__(row, field.name, rounded(value))
+
+
+def _timeless(epochs: Sequence[Epoch]) -> list[Any]:
+    """Return epochs as the file has them, where a NaN equals another, without their times."""
+    return [_plain(asdict(row) | {"seconds": 0.0}) for row in epochs]
+
+
+def _plain(value: Any) -> Any:
+    """Return data for JSON, which has no word for NaN and infinity but null."""
+    if isinstance(value, dict):
+        return {name: _plain(entry) for name, entry in value.items()}
+    if isinstance(value, list):
+        return [_plain(entry) for entry in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _columns_to_json(kind: type[Epoch] | type[Layers], rows: Sequence[Any]) -> str:
+    columns = {f.name: [_plain(getattr(row, f.name)) for row in rows] for f in fields(kind)}
+    lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in columns.items())
+    return f"{{\n{lines}\n}}"
+
+
+def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]:
+    hints = get_type_hints(kind)
+    _check_keys(f"the part {kind.__name__}", columns, tuple(hints))
+    for name, column in columns.items():
+        if not isinstance(column, list):
+            raise LbpError(f"{name} is {str(column)[:40]!r}: a list is needed")
+    if len({len(column) for column in columns.values()}) > 1:
+        raise LbpError(f"the columns of {kind.__name__} have different lengths")
+    rows = zip(*(columns[name] for name in hints), strict=True)
+    return [
+        kind(**{name: _value(name, hints[name], v) for name, v in zip(hints, row, strict=True)})
+        for row in rows
+    ]
+
+
+def _value(name: str, hint: Any, value: Any) -> Any:
+    """Check a field's type; what JSON writes as null is not a number."""
+    if get_origin(hint) is list:
+        if not isinstance(value, list):
+            raise LbpError(f"{name} holds {str(value)[:40]!r}: a list is needed")
+        return [_value(name, float, entry) for entry in value]
+    if value is None and hint is float:
+        return math.nan
+    wanted = (int, float) if hint is float else hint
+    if isinstance(value, bool) or not isinstance(value, wanted):
+        raise LbpError(f"{name} holds {str(value)[:40]!r}: a number is needed")
+    if hint is float and math.isinf(value):
+        raise LbpError(f"{name} holds a number that is too large")
+    return hint(value)
+
+
+def _stretch(data: Any) -> Stretch:
+    _check_keys("a stretch", data, [field.name for field in fields(Stretch)])
+    _check_keys("an origin", data["origin"], [field.name for field in fields(Origin)])
+    stretch = Stretch(**data | {"origin": Origin(**data["origin"])})
+    for part in (stretch, stretch.origin):
+        for name, hint in get_type_hints(type(part)).items():
+            if name not in ("origin", "step"):
+                _check_type(name, getattr(part, name), hint)
+    check_choice("step of a stretch", stretch.step, ("plain", "captured"))
+    if not math.isfinite(stretch.origin.seconds) or stretch.origin.seconds < 0:
+        raise LbpError(f"seconds is {stretch.origin.seconds}: a number of 0 or more is needed")
+    return stretch
+
+
+def _check_type(name: str, value: Any, hint: Any) -> None:
+    allowed = {float: (int, float)}.get(hint, hint)
+    if not isinstance(value, allowed) or (isinstance(value, bool) and hint in (int, float)):
+        kind = getattr(hint, "__name__", str(hint))
+        raise LbpError(f"{name} holds {str(value)[:40]!r}: a value of type {kind} is needed")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise LbpError(f"the entry {twice!r} stands twice")
+    return data
+
+
+def _refuse(word: str) -> None:
+    raise LbpError(f"it holds {word}, which is not a number of JSON")

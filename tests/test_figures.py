@@ -1,0 +1,137 @@
+"""What is drawn is what is recorded, beside the paper's curves, and what is missing is said."""
+
+import matplotlib.pyplot as plt
+import pytest
+from matplotlib.colors import to_rgb
+
+from lbp.experiments import (
+    fig2_vgg19_tanh,
+    fig4_sweep,
+    larger_step,
+    paper,
+    precision,
+    recipe,
+    style,
+)
+from lbp.experiments.scales import NARROW, PAPER
+from tests.test_measures import results_of
+
+
+@pytest.fixture(autouse=True)
+def closed_figures():
+    yield
+    plt.close("all")
+
+
+def lines(axes):
+    return {line.get_label(): line for line in axes.lines}
+
+
+def words(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_each_seed_has_a_line_as_far_as_it_has_been_trained():
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [60.0 - c.seed] * 40)
+    (axes,) = fig2_vgg19_tanh.draw([results]).axes
+    ours = [line for line in axes.lines if len(line.get_xdata()) == 40]
+    assert len(ours) == 6
+    assert {tuple(line.get_ydata()) for line in ours} == {(40.0 + s,) * 40 for s in (0, 1, 2)}
+    assert list(ours[0].get_xdata()) == list(range(1, 41))
+    assert "this book: 40 of 100 epochs" in words(axes)
+    assert "tanh, Backprop: this book (3 seeds)" in lines(axes)
+
+
+def test_the_papers_curve_is_where_it_was_digitised_as_far_as_the_axis_goes():
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * 40)
+    (axes,) = fig2_vgg19_tanh.draw([results]).axes
+    curve = paper.curves(2)["tanh, bp"]
+    drawn = lines(axes)["tanh, Backprop: the paper"]
+    shown = [e for e in curve.epochs if e <= 48]
+    assert list(drawn.get_xdata()) == shown
+    assert list(drawn.get_ydata()) == curve.mid[: len(shown)]
+
+
+def test_what_is_not_yet_run_is_said():
+    none = results_of("fig2_vgg19_tanh", lambda c, n: None, PAPER)
+    half = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] if c.rule == "bp" else None)
+    first, second = fig2_vgg19_tanh.draw([none, half]).axes
+    assert "this book: not yet run" in words(first)
+    assert "tanh, Linear Backprop: not yet run" in lines(second)
+    assert "this book: 1 of 100 epochs" in words(second)
+
+
+def test_a_diverged_run_is_drawn_with_a_cross_where_it_ends():
+    results = results_of(
+        "fig2_vgg19_tanh",
+        lambda c, n: [60.0, 55.0, 90.0] if c.seed == 1 else [50.0] * 9,
+        diverged=lambda c: c.seed == 1,
+    )
+    (axes,) = fig2_vgg19_tanh.draw([results]).axes
+    cross = lines(axes)["tanh, Backprop: seed 1 diverged"]
+    assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (3, 10)
+
+
+def test_figure_4_has_a_panel_for_each_rate_and_a_shade_for_each_decay():
+    results = results_of("fig4_sweep", lambda c, n: [50.0] * n)
+    figure = fig4_sweep.draw([results])
+    assert [axes.get_title().splitlines()[0] for axes in figure.axes] == [
+        "learning rate 0.001", "learning rate 0.0001", "learning rate 1e-05",
+    ]  # fmt: skip
+    for axes, papers in zip(figure.axes, (0, 4, 4), strict=True):
+        drawn = lines(axes)
+        assert sum("this book" in label for label in drawn) == 12
+        assert sum("the paper" in label for label in drawn) == papers
+        shades = [
+            to_rgb(drawn[f"Backprop, weight decay {l2:g}: this book"].get_color())
+            for l2 in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+        ]
+        assert [sum(shade) for shade in shades] == sorted(map(sum, shades), reverse=True)
+
+
+def test_learning_rates_are_in_their_places_and_divergence_is_said():
+    def errors(config, epochs):
+        return [50.0, 90.0] if config.lr == 0.1 else [60.0 - config.lr] * epochs
+
+    results = results_of("larger_step", errors, NARROW, lambda c: c.lr == 0.1)
+    (axes,) = larger_step.draw([results]).axes
+    drawn = lines(axes)["Backprop, weight decay 0.1"]
+    assert list(drawn.get_xdata()) == [1e-5, 1e-4, 1e-3, 1e-2, 1e-1]
+    assert list(drawn.get_ydata()) == pytest.approx(
+        [40 + lr for lr in (1e-5, 1e-4, 1e-3, 1e-2)] + [10]
+    )
+    assert words(axes).count("diverged") == 4
+    assert axes.get_xscale() == "log"
+
+
+def test_layers_show_updates_beside_their_weights():
+    results = results_of("larger_step", lambda c, n: [50.0] * 5)
+    size, cosine, saturated = larger_step.draw_layers([results]).axes
+    assert size.get_yscale() == "log"
+    assert len(size.lines) == 8  # four glances of each rule
+    assert list(size.lines[0].get_ydata()) == [1.0] * 17
+    assert [len(line.get_xdata()) for line in (cosine.lines[0], saturated.lines[0])] == [17, 16]
+
+
+def test_precisions_are_told_apart():
+    results = results_of("precision", lambda c, n: [50.0] * 3)
+    (axes,) = precision.draw([results]).axes
+    drawn = [line for line in axes.lines if len(line.get_xdata())]
+    assert sorted(line.get_linestyle() for line in drawn) == ["-"] * 6 + [":"] * 6
+
+
+def test_the_recipes_stand_in_their_order():
+    def errors(config, epochs):
+        return [50.0 + 20.0 * config.augment]
+
+    results = results_of("recipe", errors, PAPER)
+    axes = recipe.draw(results).axes[0]
+    names = [label.get_text() for label in axes.get_yticklabels()]
+    assert names == list(recipe.distances(results))
+    assert axes.yaxis_inverted()  # the first one on top
+
+
+def test_rules_have_colours_lines_and_marks_of_their_own():
+    for table in (style.COLOURS, style.LABELS, style.LINES, style.MARKERS):
+        assert len(set(table.values())) == len(table) == 3
+    assert style.shade("#000000", 1) == (0, 0, 0)

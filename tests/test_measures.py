@@ -1,0 +1,309 @@
+"""The numbers, tables, sentences and figures of the experiments, on toy records.
+
+Every one of them has to stand any subset of records: none, one rule, one seed, runs of different
+lengths, diverged runs.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import pytest
+
+from lbp.experiments import (
+    EXPERIMENTS,
+    fig2_vgg19_tanh,
+    fig3_relu,
+    fig4_sweep,
+    larger_step,
+    notebook,
+    own_model,
+    paper,
+    precision,
+    recipe,
+    selection,
+    width,
+)
+from lbp.experiments.numbers import Measure
+from lbp.experiments.results import Results
+from lbp.experiments.scales import NARROW, PAPER, SMOKE, Scale
+from lbp.experiments.table import Table
+from lbp.lab.config import RunConfig
+from lbp.lab.record import Record
+from lbp.lab.run import is_glance
+from tests import toys
+
+Errors = list[float] | None
+
+
+def results_of(
+    stem: str,
+    errors: Callable[[RunConfig, int], Errors],
+    scale: Scale = NARROW,
+    diverged: Callable[[RunConfig], bool] = lambda config: False,
+) -> Results:
+    """Return results whose runs have the errors that `errors(config, epochs)` gives them."""
+    goals = EXPERIMENTS[stem].goals(scale)
+    longest: dict[RunConfig, int] = {}
+    for goal in goals:
+        longest[goal.config] = max(goal.epochs, longest.get(goal.config, 0))
+    records: dict[RunConfig, Record] = {}
+    for config, epochs in longest.items():
+        if (values := errors(config, epochs)) is not None:
+            records[config] = toys.record(config, values, diverged=diverged(config))
+    return Results(stem, scale, goals, records, {})
+
+
+def values(found: dict[str, Measure]) -> dict[str, float]:
+    return {name: measure.value for name, measure in found.items()}
+
+
+# --- by hand
+
+
+def test_figure_2_by_hand():
+    def errors(config, epochs):
+        if config.rule == "bp":  # jumps by 2 points up and down
+            return [50.0, 52.0] * 20
+        return [80.0 - n for n in range(40)]  # rises by 1 point each epoch
+
+    found = fig2_vgg19_tanh.measures(results_of("fig2_vgg19_tanh", errors))
+    by_hand = {
+        "bp_final": 49.0,  # epochs 37 to 40
+        "linear_final": 100 - (44 + 43 + 42 + 41) / 4,
+        "early_lead": 49.0 - (100 - (80 + 51) / 2),  # 30 epochs
+        "bp_sd": math.sqrt(2),
+        "linear_sd": math.sqrt(0.5),
+        "sd_ratio": 2.0,
+        "final_gap": 57.5 - 49.0,
+    }
+    assert {name: values(found)[name] for name in by_hand} == pytest.approx(by_hand)
+    assert (found["early_lead"].first, found["early_lead"].last) == (1, 30)
+    assert (found["bp_final"].first, found["bp_final"].last) == (37, 40)
+    assert (found["sd_ratio"].first, found["sd_ratio"].last) == (21, 40)
+
+
+def test_runs_of_different_lengths_are_compared_over_what_both_have():
+    def errors(config, epochs):
+        return [50.0] * 12 if config.rule == "bp" else [60.0] * 5 + [0.0] * 20
+
+    found = fig2_vgg19_tanh.measures(results_of("fig2_vgg19_tanh", errors))
+    assert found["early_lead"].last == 12
+    assert found["early_lead"].value == pytest.approx(50 - (5 * 40 + 7 * 100) / 12)
+
+
+def test_rules_are_compared_by_seed():
+    """With one seed missing, that of the other rule does not count either."""
+
+    def errors(config, epochs):
+        if config.rule == "bp":
+            return [50.0 + config.seed] * 10 if config.seed else None
+        return [60.0] * 10 if config.seed < 2 else None
+
+    found = fig2_vgg19_tanh.measures(results_of("fig2_vgg19_tanh", errors))
+    assert found["bp_final"].value == pytest.approx(49)  # of seed 1
+    assert found["linear_final"].value == pytest.approx(40)
+
+
+def test_a_diverged_run_counts_as_guessing_and_its_variance_cannot_be_told():
+    def errors(config, epochs):
+        return [40.0, 90.0] if config.rule == "bp" else [60.0] * 40
+
+    found = fig2_vgg19_tanh.measures(
+        results_of("fig2_vgg19_tanh", errors, diverged=lambda config: config.rule == "bp")
+    )
+    assert found["bp_final"].value == 10
+    assert found["early_lead"].value == pytest.approx((60 + 29 * 10) / 30 - 40)
+    assert math.isnan(found["sd_ratio"].value)
+
+
+def test_figure_3_by_hand():
+    def errors(config, epochs):
+        swing = {"bp": 3.0, "linear": 1.0}[config.rule] + (config.activation == "relu")
+        return [40.0, 40.0 + swing] * 5
+
+    found = values(fig3_relu.measures(results_of("fig3_relu", errors)))
+    assert found["best_gap"] == pytest.approx(0)
+    assert found["relu_bp_sd"] == pytest.approx(4 / math.sqrt(2))
+    assert found["sd_ratio"] == pytest.approx(4)
+    assert found["relu_sd_ratio"] == pytest.approx(2)
+
+
+def test_figure_4_by_hand():
+    def errors(config, epochs):
+        gain = 0.0
+        if config.rule == "linear":
+            gain = 5.0 if config.lr == 1e-4 else 2.0
+            gain += 7.0 * (config.l2 == 0.1)
+        return [80.0 - gain] * epochs
+
+    found = fig4_sweep.measures(results_of("fig4_sweep", errors))
+    assert found["early_gap_min"] == Measure(pytest.approx(2.0), 1, 20)
+    assert found["weight_decay_gain"] == Measure(pytest.approx(7.0), 91, 100)
+    shown = results_of("fig4_sweep", lambda c, n: errors(c, n) if c.lr < 1e-3 else None)
+    assert fig4_sweep.measures(shown) == found  # the panel that the paper lacks decides nothing
+    beginning = results_of("fig4_sweep", lambda c, n: errors(c, 3))
+    assert fig4_sweep.measures(beginning)["early_gap_min"].last == 3
+    one = results_of("fig4_sweep", lambda c, n: errors(c, n) if c.l2 == 0.1 else None)
+    assert set(fig4_sweep.measures(one)) == {"early_gap_min", "distance"}
+
+
+def test_recipes_are_ranked_by_their_distance():
+    def errors(config, epochs):
+        curve = paper.sweep_curve(config.lr, config.l2, config.rule)
+        offset = 5.0 * config.augment + 2.0 * (config.momentum > 0) + 0.5 * config.seed
+        return [100 - curve.mid[0] - offset]
+
+    results = results_of("recipe", lambda c, n: None if c.init == "xavier" else errors(c, n), PAPER)
+    ranked = recipe.distances(results)
+    assert len(ranked) == len(recipe.RECIPES) - 1
+    assert list(ranked)[-2:] == ["momentum 0.9", "augmentation"]
+    assert recipe.mean_distance(ranked["augmentation"]) == pytest.approx(5)
+    assert recipe.mean_distance(ranked["momentum 0.9"]) == pytest.approx(2)
+    found = values(recipe.measures(results))
+    assert found == pytest.approx({"plain_distance": 0, "seed_difference": 0.5})
+    whole = results_of("recipe", errors, PAPER)
+    assert values(recipe.measures(whole))["best_distance"] == pytest.approx(0)
+
+
+def test_the_larger_step_by_hand():
+    def errors(config, epochs):
+        best = {"bp": {1e-2: 40.0}, "linear": {1e-3: 45.0}}[config.rule]
+        return [best.get(config.lr, 60.0) + (config.l2 < 0.1)] * epochs
+
+    found = larger_step.measures(results_of("larger_step", errors, PAPER))
+    assert values(found) == pytest.approx(
+        {"paper_rates_gap": 15.0, "all_rates_gap": -5.0, "bp_best": 60.0, "bp_best_lr": 1e-2,
+         "linear_best": 55.0, "linear_best_lr": 1e-3}
+    )  # fmt: skip
+    assert found["all_rates_gap"].last == 100  # the long runs of Figure 2 are cut
+    only = results_of("larger_step", lambda c, n: errors(c, n) if c.lr <= 1e-3 else None)
+    assert "all_rates_gap" not in larger_step.measures(only)
+
+
+def test_precisions_by_hand():
+    def errors(config, epochs):
+        return [50.0 + config.seed + 3.0 * (config.precision == "bf16")] * epochs
+
+    found = values(precision.measures(results_of("precision", errors)))
+    assert found["difference"] == pytest.approx(3)
+    assert found["seed_sd"] == pytest.approx(1)
+    assert found["ratio"] == pytest.approx(3 / math.sqrt(2 / 3))
+    one = results_of("precision", lambda c, n: errors(c, n) if c.seed == 0 else None)
+    assert precision.measures(one) == {}
+
+
+def test_what_the_width_changes_by_hand():
+    def errors(config, epochs):
+        lead = 10.0 if config.width == 1 / 8 else 4.0
+        return [50.0 - lead * (config.rule == "bp")] * epochs
+
+    found = width.measures(results_of("width", errors))
+    assert found == {"lead_change": Measure(pytest.approx(-6.0), 1, 20)}
+
+
+def halved(config: RunConfig, first: float, second: float) -> Record:
+    """Return a run of 20 epochs whose last two have these errors on the halves."""
+    record = toys.record(config, [50.0] * 18 + [(first + second) / 2] * 2)
+    rows = [
+        replace(row, test_error_half_0=first, test_error_half_1=second) if row.epoch > 18 else row
+        for row in record.epochs
+    ]
+    return replace(record, epochs=rows)
+
+
+def test_the_choices_by_hand():
+    # Accuracies at the end:                        half 0  half 1  whole
+    a = halved(RunConfig(seed=1), 15.0, 30.0)  # 85      70      77.5
+    b = halved(RunConfig(seed=2), 20.0, 22.0)  # 80      78      79
+    c = halved(RunConfig(seed=3), 50.0, 40.0)  # 50      60      55
+    for records in ([a, b, c], [c, b, a], [b, a, c]):
+        choice = selection.choose(records)
+        assert choice.on_test is b
+        assert choice.reported == 79
+        assert choice.on_halves == (a, b)
+        assert choice.judged == (70 + 80) / 2
+        assert choice.leak == 4
+    gone = toys.record(RunConfig(seed=4), [1.0, 90.0], diverged=True)
+    assert selection.choose([gone, c]).on_test is c
+
+
+def test_the_steps_of_the_own_model_chapter_are_compared_by_seed():
+    def sized(config, epochs):
+        return [50.0] * 5
+
+    results = results_of("fig2_vgg19_tanh", sized)
+    records = {}
+    for config, record in results.records.items():
+        if config.rule == "bp" and config.seed == 0:
+            continue
+        size = (config.seed + 1) * (30 if config.rule == "linear" else 1) * config.lr
+        layers = [
+            replace(toys.glance(n, 0.5), update=[size] * 17) for n in range(6) if is_glance(n)
+        ]
+        records[config] = replace(record, layers=layers)
+    pairs = own_model.pairs(replace(results, records=records), "tanh")
+    assert [{r.config.seed for r in pair.values()} for pair in pairs] == [{1}, {2}]
+    assert [larger_step.first_step_ratio(pair, 1) for pair in pairs] == pytest.approx([30, 30])
+    assert own_model.span([1.0, 3.0, math.nan]) == "1.0 to 3.0"
+    assert own_model.span([2.0]) == "2.0"
+    assert own_model.span([]) == "-"
+
+
+# --- any subset
+
+
+def subset(number: int) -> Callable[[RunConfig, int], Errors]:
+    """Return errors of a random part of the runs: of any length, some of them diverged."""
+    draw = random.Random(number)
+    share = draw.choice([0.0, 0.1, 0.5, 0.9, 1.0])
+
+    def errors(config, epochs):
+        if draw.random() > share:
+            return None
+        length = draw.choice([1, 2, min(5, epochs), epochs])
+        return [draw.uniform(5, 95) for _ in range(length)]
+
+    return errors
+
+
+def everything_shown(stem: str, found: list[Results]) -> list[object]:
+    """Call everything that the notebook of an experiment shows."""
+    module = EXPERIMENTS[stem]
+    shown: list[object] = [notebook.runs_table(found)]
+    alone = {"selection": ("answer",), "fig4_sweep": ("table", "answer")}
+    each = {
+        "recipe": ("table", "draw", "draw_curves"),
+        **{name: alone.get(name, ("answer",)) for name in EXPERIMENTS if name != "recipe"},
+        "larger_step": (),
+    }[stem]
+    for name in ("draw", "draw_curves", "draw_layers", "table", "layers_table", "answer"):
+        function = getattr(module, name, None)
+        if function is None:
+            continue
+        shown += [function(r) for r in found] if name in each else [function(found)]
+    plt.close("all")
+    return shown
+
+
+@pytest.mark.parametrize("stem", EXPERIMENTS)
+@pytest.mark.parametrize("number", range(6))
+def test_any_subset_of_records_can_be_shown(stem, number):
+    found = [
+        results_of(stem, subset(number + 100 * place), scale, lambda c: int(c.key, 16) % 5 == 0)
+        for place, scale in enumerate((PAPER, NARROW) if number else (SMOKE,))
+    ]
+    for results in found:
+        for measure in EXPERIMENTS[stem].measures(results).values():
+            assert 1 <= measure.first <= measure.last
+    for shown in everything_shown(stem, found):
+        text = shown.markdown() + shown.caption if isinstance(shown, Table) else str(shown)
+        assert "nan" not in text.lower().replace("cannot", ""), text
+        if isinstance(shown, Table):
+            assert {len(row) for row in shown.rows} <= {len(shown.columns)}
+    if stem == "larger_step":
+        own_model.tuning_table(own_model.best_scale(found))
+    if stem == "fig2_vgg19_tanh":
+        own_model.layers_table([own_model.best_scale(found)])

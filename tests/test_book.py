@@ -244,7 +244,6 @@ NO_RESULTS = {"3.11", "2.0"}  # Python, Apache License
 PAPERS = {"0.1", "28.11", "18.43"}
 PHRASES = (  # settings, definitions, a version and a constant
     "momentum 0.9",
-    "within 0.01 of 0 or 1",
     "95 % confidence interval",
     "PyTorch 2.11 or newer",
     "about 0.8 if nothing but chance is at work",  # the mean of |N(0, 1)|

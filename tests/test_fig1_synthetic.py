@@ -199,16 +199,6 @@ def test_measures_without_converged_networks_are_not_a_number(toy):
     assert not np.isnan(found["sigmoid_preactivation_ratio_all_mean"])
 
 
-def test_saturation_has_one_definition():
-    z = torch.linspace(-6, 6, 1201, dtype=torch.float64)
-    sigmoid = 1 / (1 + np.exp(-z.numpy()))
-    expected = sigmoid * (1 - sigmoid) < 0.1 * 0.25
-    np.testing.assert_array_equal(fig1.saturated(z, "sigmoid"), expected)
-    np.testing.assert_array_equal(z.abs() > 2 * np.log(3 + np.sqrt(10)), expected)
-    np.testing.assert_array_equal(fig1.saturated(z, "tanh"), 1 - np.tanh(z.numpy()) ** 2 < 0.1)
-    np.testing.assert_array_equal(fig1.saturated(z, "relu"), z <= 0)
-
-
 # --- its drawing
 
 

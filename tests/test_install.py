@@ -92,6 +92,7 @@ def test_torch_suffices_for_the_rules(tmp_path):
 def test_the_other_floors_name_their_extra_where_it_is_missing(tmp_path):
     expected = {
         "lbp.lab": f"lbp.lab needs {', '.join(LAB)}: pip install 'linear-backprop[lab]'",
+        "lbp.experiments": "lbp.experiments needs matplotlib: pip install 'linear-backprop[book]'",
     }
     code = f"""
 import lbp

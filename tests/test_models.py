@@ -237,3 +237,11 @@ def test_arithmetic_counts_one_image_whatever_the_run_trains_on():
     )
     assert arithmetic(config) == arithmetic(RunConfig(width=1 / 8))
     assert training_flop(config, 1) < training_flop(RunConfig(width=1 / 8), 1)
+
+
+def test_counting_leaves_pytorchs_random_state_alone():
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    arithmetic(RunConfig(width=3 / 32))  # one that no other test has counted
+    assert torch.equal(torch.rand(3), expected)

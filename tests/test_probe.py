@@ -13,7 +13,7 @@ from lbp import linearize
 from lbp.lab import images
 from lbp.lab.config import RunConfig
 from lbp.lab.models import build
-from lbp.lab.probe import probe
+from lbp.lab.probe import probe, saturated
 from lbp.lab.train import Trainer
 from lbp.lab.units import LARGEST_SLOPE, UNITS
 from lbp.linearization import activation_modules
@@ -283,3 +283,18 @@ def test_the_trainer_looks_at_its_first_training_images():
     found = trainer.layers()
     for name in ("update", "gradient", "cosine", "preactivation", "saturated"):
         assert getattr(found, name) == pytest.approx(getattr(expected, name), rel=2e-3)
+
+
+def test_which_units_are_saturated_in_closed_form():
+    z = torch.linspace(-6, 6, 1201, dtype=torch.float64)
+    logistic = 1 / (1 + torch.exp(-z))
+    by_hand = {
+        "sigmoid": logistic * (1 - logistic) < 0.1 * 0.25,
+        "tanh": 1 - torch.tanh(z) ** 2 < 0.1,
+        "relu": z <= 0,
+        "hardtanh": z.abs() >= 1,
+    }
+    assert torch.equal(by_hand["sigmoid"], z.abs() > 2 * math.log(3 + math.sqrt(10)))
+    for activation, expected in by_hand.items():
+        unit = linearize(UNITS[activation](), "linear")[0]  # the rule does not matter
+        assert torch.equal(saturated(unit, z, activation), expected), activation

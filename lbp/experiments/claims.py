@@ -55,7 +55,8 @@ class Claim:
         epochs: Which epochs the test looks at, in words; "" for tests without epochs.
         measure: The measure that decides.
         unit: Of the measure.
-        low, high: It is reproduced if low <= measure <= high.
+        low: The least value of the measure with which the claim is reproduced.
+        high: The largest one.
         least: By the place in `WHERE`, how many epochs the test needs at least; places that are
             left out cannot decide it.
 

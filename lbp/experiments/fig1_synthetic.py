@@ -14,12 +14,11 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from torch import Tensor
 
 from lbp.experiments.numbers import number, ratio
 from lbp.experiments.style import COLOURS, LABELS, LINES, MARKERS
 from lbp.experiments.table import Table
-from lbp.lab.probe import SATURATED
+from lbp.lab.probe import saturated
 from lbp.lab.small_networks import (
     HIDDEN,
     INITIALISATIONS,
@@ -34,7 +33,7 @@ from lbp.lab.small_networks import (
     predict,
     train,
 )
-from lbp.lab.units import LARGEST_SLOPE, UNITS
+from lbp.lab.units import UNITS
 
 TITLE = "Five points, two backward rules"
 PLACE = "section 1.1, Figure 1"
@@ -194,7 +193,7 @@ def measures(result: Figure1) -> dict[str, float]:
     - `relu_linear_better`: share of initialisations from which linear generalises better than bp,
       among those that converge under both.
     - `{f}_{rule}_median`, `_mean`, `_q99`: median, mean and 99th percentile of the pre-activations
-      of the converged networks; `_saturated`: the share of saturated units, see `saturated`.
+      of the converged networks; `_saturated`: the share of saturated units.
     - `{f}_{rule}_all_median`, ...: the same of all networks whose MSE stayed finite.
     - `{f}_{rule}_layer1_median` to `_layer4_median`: of the converged networks, by layer.
     - `{f}_preactivation_ratio`: `{f}_linear_median` by `{f}_bp_median`.
@@ -230,24 +229,6 @@ def measures(result: Figure1) -> dict[str, float]:
     return found
 
 
-def saturated(z: Tensor, activation: str) -> Tensor:
-    """Return which units are saturated: those whose slope is below a tenth of its largest value.
-
-    A sigmoid's slope is 1 / (4 cosh²(z / 2)), at most 1/4. It is saturated where cosh²(z / 2) > 10,
-    that is where |z| > 2 ln(3 + √10).
-
-    Args:
-        z: Pre-activations.
-        activation: A name in `lbp.lab.units.UNITS`.
-
-    Returns:
-        Bools of the shape of `z`.
-    """
-    z = z.detach().requires_grad_()
-    (slope,) = torch.autograd.grad(UNITS[activation]()(z).sum(), z)
-    return slope.abs() < SATURATED * LARGEST_SLOPE[activation]
-
-
 def _key(rule: str) -> str:
     return rule.replace("-", "_")
 
@@ -255,7 +236,8 @@ def _key(rule: str) -> str:
 def _sizes(problem: Problem, trained: Trained) -> dict[str, float]:
     """Return statistics of absolute pre-activations, for the networks of one rule."""
     z = pre_activations(trained.parameters, problem.x, trained.activation)  # [n, 4, points, 50]
-    size, is_saturated = z.abs().numpy(), saturated(z, trained.activation).numpy()
+    size = z.abs().numpy()
+    is_saturated = saturated(UNITS[trained.activation](), z, trained.activation).numpy()
     found = {}
     for prefix, chosen in (("", trained.converged), ("all_", ~trained.diverged)):
         values = size[chosen]

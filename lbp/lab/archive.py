@@ -1,6 +1,7 @@
 """Records on their way between machines: one zip file, checked and merged on arrival."""
 
 import io
+import struct
 import zipfile
 import zlib
 from collections.abc import Iterable
@@ -13,6 +14,7 @@ from lbp.lab.record import Record
 from lbp.lab.store import Store
 
 LARGEST = 64 * 2**20  # bytes of one unpacked record; a run of 1000 epochs has some 150,000
+_END = struct.Struct("<10xH10x")  # the end of a zip file: the number of its entries
 
 
 @dataclass(frozen=True)
@@ -58,13 +60,18 @@ def unpack(path: Path) -> list[Record]:
             if not path.is_file():
                 raise LbpError("there is no such file" if not path.exists() else "it is not a file")
             with zipfile.ZipFile(path) as archive:
-                return [_record(archive, entry) for entry in archive.infolist()]
+                entries = archive.infolist()
+                # zipfile takes a damaged directory for a shorter one.
+                end = path.read_bytes()[-_END.size - len(archive.comment) :]
+                if _END.unpack_from(end)[0] != len(entries):
+                    raise LbpError("its directory of entries is damaged")
+                return [_record(archive, entry) for entry in entries]
     except (
         zipfile.BadZipFile,
         zlib.error,
+        struct.error,
         EOFError,
-        RuntimeError,  # an encrypted entry
-        NotImplementedError,  # a way of packing that zipfile does not know
+        RuntimeError,  # an entry that is encrypted, or of a version that zipfile does not know
         LbpError,
     ) as error:
         raise LbpError(f"{path!s:.200} is not a complete archive of records ({error})") from error
@@ -72,6 +79,8 @@ def unpack(path: Path) -> list[Record]:
 
 def _record(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Record:
     name = ascii(entry.filename)  # from outside: no escape code of it reaches the terminal
+    if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise LbpError(f"its entry {name} is packed in an unusual way")
     if entry.file_size > LARGEST:
         raise LbpError(f"its entry {name} is too large to be a record")
     try:

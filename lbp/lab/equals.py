@@ -35,7 +35,7 @@ RUNS = (
     replace(_PLAIN, rule="bp", seed=1),
     replace(_PLAIN, rule="as-printed", lr=1e-5, batch_norm_scale="uniform"),
     replace(_PLAIN, rule="bp", activation="relu", momentum=0.9, augment=True),
-    replace(_PLAIN, activation="sigmoid", init="xavier", normalisation="unit"),
+    replace(_PLAIN, activation="sigmoid", init="xavier", normalisation="unit", lr=1e-5),
     replace(_PLAIN, rule="bp", activation="hardtanh", head="mlp", init="he"),
     replace(_PLAIN, activation="gelu", batch_norm=False, init="he", lr=1e-4),
     replace(_PLAIN, activation="silu", precision="bf16"),
@@ -132,7 +132,7 @@ def _git(root: Path, *arguments: str) -> str:
             ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
         )
     if done.returncode:
-        raise LbpError(f"git {' '.join(arguments)}: {done.stderr.strip()}")
+        raise LbpError(f"git {' '.join(arguments)}: {' '.join(done.stderr.split())}")
     return done.stdout.strip()
 
 

@@ -30,13 +30,13 @@ def probe(model: nn.Module, config: RunConfig, x: Tensor, labels: Tensor, epoch:
     twin = copy.deepcopy(model).train()  # batch norm would change the network's own statistics
     weights = [m.weight for m in twin.modules() if isinstance(m, nn.Conv2d | nn.Linear)]
 
-    saturated: list[Tensor] = []
+    shares: list[Tensor] = []
     sizes: list[Tensor] = []
 
     def look(module: nn.Module, inputs: tuple[Tensor]) -> None:
         z = inputs[0].detach()
         sizes.append(z.double().square().mean().sqrt())
-        saturated.append(_saturated(module, z, config.activation))
+        shares.append(saturated(module, z, config.activation).double().mean())
 
     true = _gradients(twin, "bp", x, labels, weights, epoch)
     units = activation_modules(twin).values()
@@ -53,7 +53,7 @@ def probe(model: nn.Module, config: RunConfig, x: Tensor, labels: Tensor, epoch:
         gradient=_floats([g.norm() for g in true]),
         cosine=_floats([_cosine(g, t) for g, t in zip(chosen, true, strict=True)]),
         preactivation=_floats(sizes),
-        saturated=_floats(saturated),
+        saturated=_floats(shares),
     )
 
 
@@ -77,11 +77,21 @@ def _cosine(first: Tensor, second: Tensor) -> Tensor:
     return product
 
 
-def _saturated(unit: nn.Module, z: Tensor, activation: str) -> Tensor:
-    """Return the share of a unit's outputs whose slope is below a tenth of the largest one."""
+def saturated(unit: nn.Module, z: Tensor, activation: str) -> Tensor:
+    """Return which units are saturated: their slope is below a tenth of its largest value.
+
+    For a sigmoid, whose slope is 1 / (4 cosh²(z / 2)), that is where `|z| > 2 ln(3 + √10)`.
+
+    Args:
+        unit: The activation function, under any rule.
+        z: Pre-activations.
+        activation: Its name in `lbp.lab.units.UNITS`.
+
+    Returns:
+        Bools of the shape of `z`.
+    """
     true = linearize(copy.deepcopy(unit), "bp")[0]
     with torch.enable_grad():
-        z = z.requires_grad_()
+        z = z.detach().requires_grad_()
         (slope,) = torch.autograd.grad(true.forward(z).sum(), z)
-    share: Tensor = (slope.abs() < SATURATED * LARGEST_SLOPE[activation]).double().mean()
-    return share
+    return slope.abs() < SATURATED * LARGEST_SLOPE[activation]

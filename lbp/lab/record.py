@@ -138,26 +138,22 @@ class Record:
 
     def to_json(self) -> str:
         """Return the record as JSON, a column of the epochs to a line, with a digest of it all."""
-        parts = {
+        lines = [f"{json.dumps(name)}: {text}" for name, text in self._parts().items()]
+        return "{\n" + ",\n".join([*lines, f'"digest": "{self.digest}"']) + "\n}\n"
+
+    @property
+    def digest(self) -> str:
+        """The SHA-256 of the record's content as `to_json` lays it out."""
+        text = "\n".join(self._parts().values())
+        return hashlib.sha256(text.encode()).hexdigest()
+
+    def _parts(self) -> dict[str, str]:
+        return {
             "config": json.dumps(self.config.differing(), indent=1, sort_keys=True),
             "stretches": json.dumps([asdict(stretch) for stretch in self.stretches], indent=1),
             "epochs": _columns_to_json(Epoch, self.epochs),
             "layers": _columns_to_json(Layers, self.layers),
         }
-        lines = [f"{json.dumps(name)}: {text}" for name, text in parts.items()]
-        return "{\n" + ",\n".join([*lines, f'"digest": "{self.digest}"']) + "\n}\n"
-
-    @property
-    def digest(self) -> str:
-        """The SHA-256 of the record's content, however it is laid out in a file."""
-        content = {
-            "config": self.config.differing(),
-            "stretches": [asdict(stretch) for stretch in self.stretches],
-            "epochs": [_plain(asdict(row)) for row in self.epochs],
-            "layers": [_plain(asdict(row)) for row in self.layers],
-        }
-        text = json.dumps(content, sort_keys=True, allow_nan=False)
-        return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def from_json(cls, text: str) -> "Record":
@@ -276,16 +272,13 @@ def _check_keys(what: str, data: object, names: Sequence[str]) -> None:
 
 def _round_fields(row: Epoch | Layers, *, digits: int) -> None:
     """Round every float of a frozen row, so that what is in memory is what is in the file."""
-
-    def rounded(value: float) -> float:
-        return float(f"{value:.{digits}g}") if math.isfinite(value) else value
-
+    form = f".{digits}g"
     for field in fields(row):
         value = getattr(row, field.name)
         if isinstance(value, list):
-            object.__setattr__(row, field.name, [rounded(entry) for entry in value])
+            object.__setattr__(row, field.name, [float(format(entry, form)) for entry in value])
         elif field.type is float:  # also where it was given as an integer
-            object.__setattr__(row, field.name, rounded(value))
+            object.__setattr__(row, field.name, float(format(value, form)))
 
 
 def _timeless(epochs: Sequence[Epoch]) -> list[Any]:
@@ -298,8 +291,13 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _plain(entry) for name, entry in value.items()}
     if isinstance(value, list):
-        return [_plain(entry) for entry in value]
+        return value if _all_finite(value) else [_plain(entry) for entry in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _all_finite(values: Sequence[Any]) -> bool:
+    """Whether these are floats and none of them is infinite or NaN; quick, for the usual case."""
+    return set(map(type, values)) == {float} and math.isfinite(sum(values))
 
 
 def _columns_to_json(kind: type[Epoch] | type[Layers], rows: Sequence[Any]) -> str:
@@ -316,27 +314,33 @@ def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]
             raise LbpError(f"{name} is {str(column)[:40]!r}: a list is needed")
     if len({len(column) for column in columns.values()}) > 1:
         raise LbpError(f"the columns of {kind.__name__} have different lengths")
-    rows = zip(*(columns[name] for name in hints), strict=True)
-    return [
-        kind(**{name: _value(name, hints[name], v) for name, v in zip(hints, row, strict=True)})
-        for row in rows
-    ]
+    checked = (_column(name, hint, columns[name]) for name, hint in hints.items())
+    return [kind(**dict(zip(hints, row, strict=True))) for row in zip(*checked, strict=True)]
 
 
-def _value(name: str, hint: Any, value: Any) -> Any:
-    """Check a field's type; what JSON writes as null is not a number."""
-    if get_origin(hint) is list:
-        if not isinstance(value, list):
-            raise LbpError(f"{name} holds {str(value)[:40]!r}: a list is needed")
-        return [_value(name, float, entry) for entry in value]
-    if value is None and hint is float:
-        return math.nan
-    wanted = (int, float) if hint is float else hint
-    if isinstance(value, bool) or not isinstance(value, wanted):
-        raise LbpError(f"{name} holds {str(value)[:40]!r}: a number is needed")
-    if hint is float and math.isinf(value):
-        raise LbpError(f"{name} holds a number that is too large")
-    return hint(value)
+def _column(name: str, hint: Any, column: list[Any]) -> list[Any]:
+    """Check the types of a column; what JSON writes as null is not a number."""
+    if get_origin(hint) is not list:
+        return _numbers(name, hint, column)
+    for entry in column:
+        if not isinstance(entry, list):
+            raise LbpError(f"{name} holds {str(entry)[:40]!r}: a list is needed")
+    return [_numbers(name, float, entry) for entry in column]
+
+
+def _numbers(name: str, hint: type[int] | type[float], values: list[Any]) -> list[Any]:
+    if hint is float and _all_finite(values):
+        return values
+    found = []
+    for value in values:
+        if value is None and hint is float:
+            value = math.nan
+        elif isinstance(value, bool) or not isinstance(value, (int, hint)):
+            raise LbpError(f"{name} holds {str(value)[:40]!r}: a number is needed")
+        elif hint is float and math.isinf(value):
+            raise LbpError(f"{name} holds a number that is too large")
+        found.append(hint(value))
+    return found
 
 
 def _stretch(data: Any) -> Stretch:

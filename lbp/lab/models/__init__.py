@@ -5,7 +5,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbp.errors import LbpError
@@ -65,25 +64,29 @@ def arithmetic(config: RunConfig) -> Arithmetic:
 
 @functools.cache
 def _count(config: RunConfig) -> Arithmetic:
-    from torch.utils.flop_counter import FlopCounterMode  # imported here: it loads a compiler
+    units: list[int] = []
+    forward: list[int] = []
+    training: list[int] = []
 
-    counts: list[int] = []
+    def count_units(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
+        units.append(output.numel())
 
-    def count(module: nn.Module, inputs: tuple[Tensor], output: Tensor) -> None:
-        counts.append(output.numel())
+    def count_flop(module: nn.Conv2d | nn.Linear, inputs: tuple[Tensor], output: Tensor) -> None:
+        flop = 2 * output.numel() * module.weight[0].numel()
+        forward.append(flop)
+        # The gradients of weights and inputs take as much again each; images need none.
+        training.append(flop * (3 if inputs[0].requires_grad else 2))
 
-    images = 2  # batch norm cannot train on one
-    with torch.device("meta"):
-        model = build(config)
-        x, labels = torch.empty(images, 3, 32, 32), torch.zeros(images, dtype=torch.int64)
-        for module in activation_modules(model).values():
-            module.register_forward_hook(count)
-        with FlopCounterMode(display=False) as counter:
-            loss = F.cross_entropy(model(x), labels)
-            forward = counter.get_total_flops()
-            loss.backward()
-    total = counter.get_total_flops()
-    return Arithmetic(sum(counts) // images, forward // images, total // images)
+    # On the processor, because the meta device and PyTorch's own counter load a compiler: seconds.
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        model = build(config).eval()  # batch norm cannot train on one image
+        for unit in activation_modules(model).values():
+            unit.register_forward_hook(count_units)
+        for layer in model.modules():
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                layer.register_forward_hook(count_flop)
+        model(torch.zeros(1, 3, 32, 32))
+    return Arithmetic(sum(units), sum(forward), sum(training))
 
 
 def training_flop(config: RunConfig, epochs: int) -> float:

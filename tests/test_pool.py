@@ -1,344 +1,479 @@
-"""Many runs: several at once, and what may happen to one of them while the others go on."""
+"""Many runs: several at once, and what may happen to one of them, or to all, while they train."""
 
-import fcntl
 import io
 import os
+import random
 import re
 import signal
+import subprocess
 import sys
+import time
 from dataclasses import asdict, replace
+from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
-from lbp import pool, runner
 from lbp.errors import LbpError
-from lbp.models import training_flop
-from lbp.pool import Failure, Progress
-from lbp.record import Record
-from lbp.store import Store
-from tests.test_store import epoch
-from tests.test_train import CPU, SMALL, same
+from lbp.lab import board as boards
+from lbp.lab import budget as budgets
+from lbp.lab import cifar10, files, pool
+from lbp.lab.board import Board, Progress
+from lbp.lab.budget import Budget
+from lbp.lab.config import RunConfig
+from lbp.lab.models import training_flop
+from lbp.lab.pool import Failure, Place, train_all, train_missing
+from lbp.lab.record import Epoch, Record
+from lbp.lab.run import Goal, Trainers, run
+from lbp.lab.store import Store
+from tests import toys
+from tests.processes import CONTEXT
 
-TINY = replace(SMALL, train_images=50, test_images=20, batch=25, epochs=2)
-RUNS = [replace(TINY, seed=seed) for seed in (0, 1, 2)]
-
-
-class Place:
-    """A store and checkpoints in a new folder."""
-
-    def __init__(self, folder: Path, kind: type[Store] = Store) -> None:
-        self.store = kind(folder / "results")
-        self.checkpoints = folder / "checkpoints"
-
-    def train(self, configs=RUNS, **options) -> list[Failure]:
-        options = {"devices": [CPU], "jobs": 1, "data_root": Path()} | options
-        return pool.train_all(configs, store=self.store, checkpoints=self.checkpoints, **options)
-
-    @property
-    def recorded(self) -> list[int]:
-        """The seeds of the runs in the store."""
-        return sorted(record.config.seed for record in self.store)
-
-    @property
-    def left(self) -> list[str]:
-        """The files beside the store."""
-        return sorted(path.name for path in self.checkpoints.iterdir())
-
-
-@pytest.fixture
-def place(tmp_path):
-    return Place(tmp_path)
-
-
-def result(record: Record) -> tuple:
-    """Return what must be the same however a run was trained."""
-    threads = record.provenance.threads
-    epochs = [asdict(row) | {"seconds": 0} for row in record.epochs]
-    return record.config, record.outcome, epochs, record.layers, threads
-
-
-@pytest.fixture(scope="module")
-def one_by_one(tmp_path_factory) -> dict[str, Record]:
-    """The records of all the runs here, each by a trainer of its own."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    store = Store(tmp_path_factory.mktemp("one_by_one"))  # which rounds, as every store does
-    for config in [*RUNS, *WORKERS_RUNS]:
-        trainers, budget = runner.Trainers(Path(), CPU), runner.Budget()
-        store.add(runner.run(config, trainers=trainers, budget=budget, checkpoints=None))
-    torch.set_num_threads(threads)
-    return {record.config.key: record for record in store}
-
-
-WORKERS_RUNS = [
-    replace(TINY, seed=10, momentum=0.9),
-    replace(TINY, seed=11, momentum=0.9, lr=0.1),
-    replace(TINY, seed=12, rule="bp", l2=0.1),
-    replace(TINY, seed=13, rule="bp", epochs=3),
+ROOT = Path(__file__).resolve().parents[1]
+CPU = torch.device("cpu")
+TINY = RunConfig(
+    width=1 / 32, dataset="stand-in", train_images=50, test_images=20, batch=25, lr=0.01
+)
+GOALS = [Goal(replace(TINY, seed=seed), 2) for seed in (0, 1, 2)]
+WORKERS_GOALS = [
+    Goal(replace(TINY, seed=10, momentum=0.9, head="mlp"), 2),
+    Goal(replace(TINY, seed=11, momentum=0.9, lr=0.1), 2),
+    Goal(replace(TINY, seed=12, rule="bp", l2=0.1), 2),
+    Goal(replace(TINY, seed=13, rule="bp", augment=True), 3),
 ]
 
 
-def test_runs_by_one_trainer_are_those_of_their_own(place, one_by_one):
-    assert place.train() == []
-    found = list(place.store)
-    assert len(found) == 3
-    for record in found:
-        assert same(record.epochs, one_by_one[record.config.key].epochs)
-    assert place.left == []
+def new_place(folder: Path, kind: type[Store] = Store) -> Place:
+    return Place(folder / "data", kind(folder / "results"), folder / "checkpoints")
 
 
-def test_each_record_is_in_the_store_as_soon_as_its_run_is_finished(place, monkeypatch):
+@pytest.fixture
+def place(tmp_path: Path) -> Place:
+    return new_place(tmp_path)
+
+
+def train(
+    place: Place, goals: list[Goal] = GOALS, jobs: int | None = 1, minutes: float | None = None
+) -> list[Failure]:
+    return train_all(goals, place, devices=[CPU], jobs=jobs, minutes=minutes)
+
+
+def lengths_of(store: Store) -> dict[int, int]:
+    """Return the number of epochs in a store, by the runs' seeds."""
+    return {record.config.seed: len(record) for record in store}
+
+
+def lengths(place: Place) -> dict[int, int]:
+    return lengths_of(place.store)
+
+
+def numbers(record: Record | None) -> str:
+    """Return all that must be the same however a run was trained."""
+    assert record is not None
+    rows = [asdict(row) | {"seconds": 0} for row in record.epochs]
+    threads = {stretch.origin.threads for stretch in record.stretches}
+    return repr((record.config, rows, [asdict(glance) for glance in record.layers], threads))
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> dict[RunConfig, str]:
+    """The numbers of all the runs here, each by a trainer of its own."""
+    folder = tmp_path_factory.mktemp("alone")
+    records = [
+        run(
+            goal,
+            trainers=Trainers(folder, CPU),
+            budget=Budget(),
+            store=Store(folder / "results"),
+            checkpoints=folder / "checkpoints",
+        )
+        for goal in [*GOALS, *WORKERS_GOALS]
+    ]
+    return {record.config: numbers(record) for record in records if record}
+
+
+def assert_alike(place: Place, alone: dict[RunConfig, str]) -> None:
+    for record in place.store:
+        assert numbers(record) == alone[record.config]
+
+
+# --- one after the other
+
+
+def test_runs_by_one_trainer_are_those_of_their_own(
+    place: Place, alone: dict[RunConfig, str]
+) -> None:
+    assert train(place) == []
+    assert lengths(place) == {0: 2, 1: 2, 2: 2}
+    assert_alike(place, alone)
+
+
+def test_runs_are_trained_in_the_order_given(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
 
-    def spy(config, **options):
-        seen.append((config.seed, place.recorded if place.store.folder.exists() else []))
-        assert place.left == [f"{config.key}.lock"]
-        return runner.run(config, **options)
+    def spy(goal: Goal, **options: Any) -> Record | None:
+        seen.append((goal.config.seed, lengths(place)))
+        return run(goal, **options)
 
     monkeypatch.setattr(pool, "run", spy)
-    place.train(RUNS[::-1])  # in the order given, not that of the seeds
-    assert seen == [(2, []), (1, [2]), (0, [1, 2])]
+    train(place, GOALS[::-1])
+    assert seen == [(2, {}), (1, {2: 2}), (0, {2: 2, 1: 2})]
 
 
-def test_nothing_to_train(place):
-    assert place.train([]) == []
-
-
-@pytest.mark.parametrize("jobs", [0, -1, 65])
-def test_jobs_out_of_range(place, jobs):
-    with pytest.raises(LbpError, match=f"jobs = {jobs} is out of range: choose from 1 to 64"):
-        place.train(jobs=jobs)
+def test_nothing_to_train(place: Place) -> None:
+    assert train(place, []) == []
+    assert train_missing([], place, [CPU]) == []
     assert not place.store.folder.exists()
 
 
-def test_more_cores_than_jobs_are_no_error(place, monkeypatch):
+@pytest.mark.parametrize("jobs", [0, -1, 65])
+def test_jobs_out_of_range(place: Place, jobs: int) -> None:
+    with pytest.raises(LbpError, match=f"jobs = {jobs} is out of range: choose from 1 to 64"):
+        train(place, jobs=jobs)
+    assert not place.store.folder.exists()
+
+
+def test_more_cores_than_jobs_are_no_error(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(200)), raising=False)
-    assert place.train(RUNS[:1], jobs=None) == []
-    assert place.recorded == [0]
+    assert train(place, GOALS[:1], jobs=None) == []
+    assert lengths(place) == {0: 2}
+
+
+def test_two_goals_of_one_run_are_one_run_that_grows(place: Place) -> None:
+    goals = [Goal(TINY, 1), Goal(TINY, 3), Goal(TINY, 2)]
+    assert train(place, goals) == []
+    assert lengths(place) == {0: 3}
+
+
+def test_only_goals_that_are_not_reached_are_trained(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(pool, "train_all", lambda goals, place, **options: asked.extend(goals))
+    diverged = replace(TINY, seed=5)
+    place.store.put(toys.record(GOALS[0].config, [60.0, 50.0]))
+    place.store.put(toys.record(GOALS[1].config, [60.0]))
+    place.store.put(toys.record(diverged, [60.0], diverged=True))
+    train_missing([*GOALS, *GOALS, Goal(diverged, 9)], place, [CPU])
+    assert asked == GOALS[1:]
+
+
+def test_images_are_checked_before_training_only_if_they_are_needed(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def missing(root: Path) -> None:
+        raise LbpError(f"there is no CIFAR-10 in {root}")
+
+    monkeypatch.setattr(cifar10, "verify", missing)
+    monkeypatch.setattr(pool, "train_all", lambda goals, place, **options: [])
+    real = RunConfig(width=1 / 32)
+    with pytest.raises(LbpError, match="there is no CIFAR-10"):
+        train_missing([Goal(TINY, 1), Goal(real, 1)], place, [CPU])
+    assert train_missing([Goal(TINY, 1)], place, [CPU]) == []
+    place.store.put(toys.record(real, [60.0]))
+    assert train_missing([Goal(TINY, 1), Goal(real, 1)], place, [CPU]) == []
 
 
 # --- one run fails
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_a_run_out_of_memory_is_tried_again_alone_after_the_others(place, monkeypatch, times):
+def test_a_run_out_of_memory_is_tried_again_alone_after_the_others(
+    place: Place, monkeypatch: pytest.MonkeyPatch, times: int
+) -> None:
     calls, kept = [], []
 
-    def scarce(config, trainers, **options):
-        calls.append(config.seed)
+    def scarce(goal: Goal, *, trainers: Trainers, **options: Any) -> Record | None:
+        calls.append(goal.config.seed)
         kept.append(len(trainers._trainers))
-        if config.seed == 1 and calls.count(1) <= times:
-            trainers.get(config)  # what it holds of the memory
+        if goal.config.seed == 1 and calls.count(1) <= times:
+            trainers.get(goal.config)  # what it holds of the memory
             raise torch.OutOfMemoryError("CUDA out of memory")
-        return runner.run(config, trainers=trainers, **options)
+        return run(goal, trainers=trainers, **options)
 
     monkeypatch.setattr(pool, "run", scarce)
-    failures = place.train()
+    failures = train(place)
     assert calls == [0, 1, 2, 1]
     assert kept == [0, 1, 0, 1]  # the memory was given back after the error
     if times == 1:
         assert failures == []
-        assert place.recorded == [0, 1, 2]
+        assert lengths(place) == {0: 2, 1: 2, 2: 2}
     else:
-        assert failures == [Failure(RUNS[1], "out of GPU memory, also alone")]
-        assert place.recorded == [0, 2]
-    assert place.left == []
+        assert failures == [Failure(GOALS[1], "out of GPU memory, also alone")]
+        assert lengths(place) == {0: 2, 2: 2}
 
 
-def test_a_damaged_checkpoint_is_a_failure_of_its_run_alone(place):
+def test_a_damaged_checkpoint_is_a_failure_of_its_run_alone(place: Place) -> None:
     place.checkpoints.mkdir()
-    path = place.checkpoints / f"{RUNS[1].key}.pt"
-    path.write_bytes(b"no checkpoint")
-    (failure,) = place.train()
-    assert failure.config == RUNS[1]
+    path = place.checkpoints / f"{GOALS[1].config.key}.pt"
+    path.write_bytes(b"not a checkpoint")
+    (failure,) = train(place)
+    assert failure.goal == GOALS[1]
     assert re.match(f"the checkpoint {path} cannot be used .*: delete it", failure.reason)
-    assert place.recorded == [0, 2]
-    assert place.left == [path.name]
+    assert lengths(place) == {0: 2, 2: 2}
     path.unlink()
-    assert place.train(RUNS[1:2]) == []
-    assert place.recorded == [0, 1, 2]
+    assert train(place, GOALS[1:2]) == []
+    assert lengths(place) == {0: 2, 1: 2, 2: 2}
 
 
-def test_a_run_that_another_process_trains_is_left_to_it(place):
-    place.checkpoints.mkdir()
-    lock = place.checkpoints / f"{RUNS[1].key}.lock"
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        assert place.train() == []
-        assert place.recorded == [0, 2]
-        assert place.left == [lock.name]
-    # A lock file whose process has gone is no lock.
-    assert place.train(RUNS[1:2]) == []
-    assert place.recorded == [0, 1, 2]
-    assert place.left == []
+def test_a_damaged_record_is_a_failure_of_its_run_alone(place: Place) -> None:
+    place.store.folder.mkdir()
+    place.store.path(GOALS[1].config).write_text("{")
+    (failure,) = train(place)
+    assert failure.goal == GOALS[1]
+    assert "is damaged" in failure.reason
+    assert place.store.get(GOALS[2].config) is not None
 
 
-def test_a_run_that_another_process_has_finished_meanwhile_is_not_trained(place, monkeypatch):
-    place.train(RUNS[:1])
-    monkeypatch.setattr(pool, "run", lambda *a, **k: pytest.fail("trained"))
-    assert place.train(RUNS[:1]) == []
+def hold(lock: Path, holding: Event, end: Event) -> None:
+    with files.locked(lock, wait=True):
+        holding.set()
+        end.wait(60)
+
+
+def test_a_run_that_another_process_trains_is_left_to_it(place: Place) -> None:
+    lock = place.checkpoints / "locks" / f"{GOALS[1].config.key}.lock"
+    holding, end = CONTEXT.Event(), CONTEXT.Event()
+    other = CONTEXT.Process(target=hold, args=(lock, holding, end))
+    other.start()
+    assert holding.wait(60)
+    assert train(place) == [Failure(GOALS[1], "another process trains it now")]
+    assert lengths(place) == {0: 2, 2: 2}
+    end.set()
+    other.join()
+    assert train(place) == []
+    assert lengths(place) == {0: 2, 1: 2, 2: 2}
+
+
+def test_a_run_that_another_process_has_finished_meanwhile_is_not_trained(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(place, GOALS[:1])
+    monkeypatch.setattr(Trainers, "get", lambda *arguments: pytest.fail("trained"))
+    assert train(place, GOALS[:1]) == []
 
 
 # --- the budget
 
 
-def test_minutes_end_it_between_epochs_and_the_next_call_goes_on(place, monkeypatch, one_by_one):
-    clock = [0.0]
-    monkeypatch.setattr(runner, "time", SimpleNamespace(monotonic=lambda: clock[0]))
-    show = pool._Board.show
+def test_minutes_end_it_between_epochs_and_the_next_call_goes_on(
+    place: Place, monkeypatch: pytest.MonkeyPatch, alone: dict[RunConfig, str]
+) -> None:
+    clock, epochs, show = [0.0], [], Board.show
 
-    def told(board, progress):
+    def told(board: Board, progress: Progress) -> None:
         if progress.row:
-            clock[0] = 61.0
+            epochs.append((progress.goal.config.seed, progress.row.epoch))
+            clock[0] += 61.0
         show(board, progress)
 
-    monkeypatch.setattr(pool._Board, "show", told)
-    assert place.train(minutes=1) == []
-    assert place.recorded == []
-    assert place.left == [f"{RUNS[0].key}.pt"]
-    monkeypatch.undo()
-    epochs = []
-    monkeypatch.setattr(
-        pool._Board, "show", lambda board, p: p.row and epochs.append((p.config.seed, p.row.epoch))
-    )
-    assert place.train() == []
-    assert epochs == [(0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
-    for record in place.store:
-        assert same(record.epochs, one_by_one[record.config.key].epochs)
-    assert place.left == []
+    monkeypatch.setattr(Board, "show", told)
+    with monkeypatch.context() as patched:
+        patched.setattr(budgets, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+        assert train(place, minutes=1) == []
+    assert lengths(place) == {0: 1}
+    assert train(place) == []
+    assert epochs == [(0, 1), (0, 2), (1, 1), (1, 2), (2, 1), (2, 2)]
+    assert_alike(place, alone)
 
 
-def test_no_minutes_left_train_nothing(place):
-    assert place.train(minutes=1e-9) == []
+def test_no_minutes_left_train_nothing(place: Place) -> None:
+    assert train(place, minutes=1e-9) == []
     assert not place.store.folder.exists()
-    assert place.left == []
+    assert not place.checkpoints.exists()
     with pytest.raises(LbpError, match="minutes = 0 is out of range"):
-        place.train(minutes=0)
+        train(place, minutes=0)
+
+
+def test_handlers_of_signals_are_given_back(place: Place) -> None:
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    train(place, GOALS[:1])
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 # --- several processes
 
 
-@pytest.fixture
-def two_cores(monkeypatch):
-    """So that each of two workers computes with one thread."""
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
+def test_goals_of_one_run_wait_for_each_other() -> None:
+    a, b, c = (Goal(replace(TINY, seed=seed), 1) for seed in range(3))
+    longer = replace(a, epochs=2)
+    assert pool._ready([a, longer, b, c], [], 2) == [a, b]
+    assert pool._ready([longer, b, c], [a], 1) == [b]
+    assert pool._ready([longer], [a, b], 0) == []
+    assert pool._ready([longer, c], [b], 5) == [longer, c]
 
 
 class ScarceStore(Store):
     """Stands for a device that is too small for two runs at once."""
 
-    def add(self, record: Record) -> bool:
+    def put(self, record: Record) -> bool:
         alone = os.environ.get("LBP_TEST_PARENT") == str(os.getpid())
-        if record.config.seed in (11, 12) and not alone:
+        if record.config.seed == 12 or (record.config.seed == 11 and not alone):
             raise torch.OutOfMemoryError("CUDA out of memory")
-        if record.config.seed == 12:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-        return super().add(record)
+        return super().put(record)
 
 
 @pytest.mark.slow
-def test_two_workers_record_what_one_process_does(tmp_path, monkeypatch, two_cores, one_by_one):
+def test_two_workers_record_what_one_process_does(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, alone: dict[RunConfig, str]
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1}, raising=False)
     monkeypatch.setenv("LBP_TEST_PARENT", str(os.getpid()))
-    place = Place(tmp_path, ScarceStore)
-    failures = place.train(WORKERS_RUNS, jobs=None)  # one for each core
-    assert failures == [Failure(WORKERS_RUNS[2], "out of GPU memory, also alone")]
-    assert place.recorded == [10, 11, 13]
-    for record in place.store:
-        assert result(record) == result(one_by_one[record.config.key])
-    # The runs out of memory had been trained; their checkpoints were of the last epoch.
-    assert place.left == [f"{WORKERS_RUNS[2].key}.pt"]
+    place = new_place(tmp_path, ScarceStore)
+    earlier = replace(WORKERS_GOALS[3], epochs=1)  # of the same run
+    failures = train(place, [earlier, *WORKERS_GOALS], jobs=None)  # one for each core
+    assert failures == [Failure(WORKERS_GOALS[2], "out of GPU memory, also alone")]
+    assert lengths(place) == {10: 2, 11: 2, 13: 3}
+    assert_alike(place, alone)
+    assert [len(s.stretches) for s in place.store if s.config.seed == 13] == [2]
 
 
 class FatalStore(Store):
-    """Stands for a machine that kills a worker for want of memory."""
+    """Stands for a machine that kills an idle worker, which holds the lock of the queue of runs."""
 
-    def get(self, config):
-        if config.seed == 1 and config.epochs == 3:
-            os.kill(os.getpid(), signal.SIGKILL)
-        return super().get(config)
+    def put(self, record: Record) -> bool:
+        done = super().put(record)
+        idle = self.folder / "pid"
+        if record.config == GOALS[0].config:
+            idle.write_text(str(os.getpid()))
+        else:
+            while lengths_of(self).get(0) != 2:
+                time.sleep(0.1)
+            time.sleep(0.5)
+            os.kill(int(idle.read_text()), signal.SIGKILL)
+        return done
 
 
 @pytest.mark.slow
-def test_a_killed_worker_is_told_in_a_line(tmp_path, two_cores, one_by_one):
-    place = Place(tmp_path, FatalStore)
+def test_a_killed_worker_is_told_in_a_line(tmp_path: Path, alone: dict[RunConfig, str]) -> None:
     with pytest.raises(LbpError, match=r"a worker process was killed, perhaps .* --jobs") as error:
-        place.train([RUNS[0], replace(RUNS[1], epochs=3), RUNS[2]], jobs=2)
+        train(new_place(tmp_path, FatalStore), GOALS[:2], jobs=2)
     assert "\n" not in str(error.value)
-    # Nothing is in the way of the next call.
-    place = Place(tmp_path)
-    assert place.train([run for run in RUNS if place.store.get(run) is None]) == []
-    assert place.recorded == [0, 1, 2]
-    for record in place.store:
-        assert same(record.epochs, one_by_one[record.config.key].epochs)
+    place = new_place(tmp_path)  # nothing is in the way of the next call
+    assert train(place) == []
+    assert_alike(place, alone)
+
+
+# --- the end of the whole process
+
+LONG = [Goal(replace(TINY, seed=seed, momentum=0.9, augment=True), 10_000) for seed in (20, 21)]
+SCRIPT = "import sys; from tests.test_pool import train_on_and_on; train_on_and_on(sys.argv[1])"
+
+
+def train_on_and_on(folder: str) -> None:
+    """Train in two workers as the command line does."""
+    print("begun", flush=True)
+    try:
+        sys.exit(len(train(new_place(Path(folder)), LONG, jobs=2)))
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def processes(session: int) -> list[str]:
+    """Return the commands of the processes of a session that have not ended."""
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            name, fields = re.split(r"\) ", stat.read_text(), maxsplit=1)
+        except OSError:  # it has just ended
+            continue
+        state, _, _, its_session, *_ = fields.split()
+        if int(its_session) == session and state != "Z":
+            found.append(name)
+    return found
+
+
+def wait_until(condition: Any, seconds: float = 90.0) -> None:
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end
+        time.sleep(0.02)
+
+
+KILL, TERM, HUP, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 
 
 @pytest.mark.slow
-def test_ctrl_c_stops_all_workers_after_the_epoch_in_progress(
-    place, two_cores, monkeypatch, capsys
-):
-    show, rows = pool._Board.show, []
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="there is no /proc")
+def test_however_training_ends_no_process_stays_and_nothing_is_lost(
+    place: Place, tmp_path: Path
+) -> None:
+    draw = random.Random(0)
 
-    def told(board, progress):
-        if progress.row:
-            rows.append(progress.row)
-            if len(rows) == 1:
-                os.kill(os.getpid(), signal.SIGINT)  # to this process alone
-        show(board, progress)
+    def disturb(moment: str, signals: list[signal.Signals], status: int, *, all_: bool) -> None:
+        before = sum(lengths(place).values())
+        with (tmp_path / "stderr").open("w") as stderr:
+            parent = subprocess.Popen(
+                [sys.executable, "-c", SCRIPT, str(tmp_path)],
+                cwd=ROOT,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                start_new_session=True,
+            )
+        assert parent.stdout is not None
+        with parent.stdout as stdout:
+            assert stdout.readline() == b"begun\n"
+            if moment == "starting":
+                wait_until(lambda: len(processes(parent.pid)) > 2)  # the first worker
+                time.sleep(draw.uniform(0, 1.5))
+            else:
+                wait_until(lambda: sum(lengths(place).values()) > before)
+                time.sleep(draw.uniform(0, 0.3))
+            for number in signals:
+                (os.killpg if all_ else os.kill)(parent.pid, number)
+                time.sleep(0.05)
+            assert parent.wait(60) == status
+        wait_until(lambda: processes(parent.pid) == [], 20)
+        assert "Traceback" not in (tmp_path / "stderr").read_text()
 
-    monkeypatch.setattr(pool._Board, "show", told)
-    handler = signal.getsignal(signal.SIGINT)
-    endless = [replace(run, epochs=400) for run in RUNS]  # half a minute or more
-    assert place.train(endless, jobs=2) == []
-    assert signal.getsignal(signal.SIGINT) is handler
-    assert capsys.readouterr().err.count("stopping after this epoch") == 1
-    assert not place.store.folder.exists()
-    assert {f"{run.key}.pt" for run in endless[:2]} >= set(place.left) != set()
-    epochs = []
-    budget = runner.Budget()
-
-    def stop(number, row):
-        if row:
-            epochs.append(row.epoch)
-            budget.interrupted = True
-
-    runner.run(
-        next(run for run in endless if f"{run.key}.pt" in place.left),
-        trainers=runner.Trainers(Path(), CPU),
-        budget=budget,
-        checkpoints=place.checkpoints,
-        on_progress=stop,
-    )
-    assert epochs[0] > 1
+    disturb("starting", [KILL], -KILL, all_=False)
+    disturb("starting", [TERM, TERM], 130, all_=False)
+    disturb("training", [KILL], -KILL, all_=False)
+    disturb("training", [HUP], -HUP, all_=False)
+    disturb("training", [TERM, TERM], 130, all_=False)
+    disturb("training", [INT, INT], 130, all_=True)  # as a terminal does
+    disturb("training", [INT], 0, all_=True)
+    last = max(lengths(place).values()) + 1
+    goals = [replace(goal, epochs=last) for goal in LONG]
+    assert train(place, goals) == []
+    undisturbed = new_place(tmp_path / "undisturbed")
+    assert train(undisturbed, goals) == []
+    for goal in goals:
+        found = place.store.get(goal.config)
+        assert found is not None
+        assert len(found.stretches) > 1
+        assert numbers(found) == numbers(undisturbed.store.get(goal.config))
 
 
 # --- what the user sees
 
 
 @pytest.fixture
-def clock(monkeypatch):
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     now = [1000.0]
-    fake = SimpleNamespace(monotonic=lambda: now[0])
-    monkeypatch.setattr(pool, "time", fake)
+    monkeypatch.setattr(boards, "time", SimpleNamespace(monotonic=lambda: now[0]))
     return now
 
 
-def test_lines_tell_the_runs_done_and_the_time_left(clock, capsys):
-    short = replace(TINY, epochs=2, lr=1e-4)
-    long = replace(TINY, epochs=6, rule="bp", seed=4)
-    assert training_flop(long) == pytest.approx(3 * training_flop(short))
-    board = pool._Board([short, long])
+def epoch(number: int) -> Epoch:
+    return replace(toys.epoch(number), train_loss=1.5)
+
+
+def test_lines_tell_the_runs_done_and_the_time_left(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    short, long = Goal(replace(TINY, lr=1e-4), 2), Goal(replace(TINY, rule="bp", seed=4), 6)
+    assert training_flop(long.config, 6) == pytest.approx(3 * training_flop(short.config, 2))
+    board = Board([short, long])
     board.show(Progress(short, 0.5))  # goes on from a checkpoint
     clock[0] += 10
     board.show(Progress(short, 1.0, epoch(2)))  # the last epoch has a line at once
     # Half a short run took 10 s; three short runs' worth is to come.
-    first = capsys.readouterr().err
-    assert first == (
-        "tanh linear, lr 0.0001, l2 0, seed 0: epoch 2/2, loss 1.500, test 40.0 % "
-        "(1 of 2 runs, about 01:00 left)\n"
+    assert capsys.readouterr().err == (
+        f"{short.config}: epoch 2/2, loss 1.500, test 40.0 % (1 of 2 runs, about 01:00 left)\n"
     )
     board.show(Progress(short, 1.0))
     board.show(Progress(long, 0.0))
@@ -351,17 +486,18 @@ def test_lines_tell_the_runs_done_and_the_time_left(clock, capsys):
     board.show(Progress(long, 2 / 6, epoch(2)))
     # One and a half short runs' worth in 30 s; two are to come.
     assert capsys.readouterr().err == (
-        "tanh bp, lr 0.01, l2 0, seed 4: epoch 2/6, loss 1.500, test 40.0 % "
-        "(1 of 2 runs, about 00:40 left)\n"
+        f"{long.config}: epoch 2/6, loss 1.500, test 40.0 % (1 of 2 runs, about 00:40 left)\n"
     )
     board.close()
     assert capsys.readouterr().err == ""
 
 
-def test_a_run_that_goes_on_does_not_count_as_fast(clock, capsys):
+def test_a_run_that_goes_on_does_not_count_as_fast(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
     """What a checkpoint holds was not computed in this call's time, also if it comes late."""
-    first, second = RUNS[:2]
-    board = pool._Board([first, second])
+    first, second = GOALS[:2]
+    board = Board([first, second])
     board.show(Progress(first, 0.0))
     clock[0] += 40
     board.show(Progress(first, 1.0, epoch(2)))
@@ -374,30 +510,29 @@ def test_a_run_that_goes_on_does_not_count_as_fast(clock, capsys):
     board.close()
 
 
-def test_a_terminal_has_a_bar(monkeypatch):
+def test_a_terminal_has_a_bar(monkeypatch: pytest.MonkeyPatch) -> None:
     class Terminal(io.StringIO):
-        def isatty(self):
+        def isatty(self) -> bool:
             return True
 
-    now = [1000.0]
-    monkeypatch.setattr(sys, "stderr", Terminal())
+    now, terminal = [1000.0], Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
     monkeypatch.setattr("tqdm.std.time", lambda: now[0])
-    board = pool._Board(RUNS[:2])
-    board.show(Progress(RUNS[0], 0.5))
+    board = Board(GOALS[:2])
+    board.show(Progress(GOALS[0], 0.5))
     now[0] += 40
-    board.show(Progress(RUNS[0], 1.0, epoch(2)))  # half a run in 40 s
+    board.show(Progress(GOALS[0], 1.0, epoch(2)))  # half a run in 40 s
     board.close()
-    shown = sys.stderr.getvalue()
+    shown = terminal.getvalue()
     assert "25%|" in shown
     assert re.search(r"50%\|.* 00:40 gone, 01:20 left, .*: epoch 2/2, loss 1.500, test 40", shown)
     assert "runs, about" not in shown
 
 
-def test_training_tells_how_far_it_is(place, capsys):
-    place.train(RUNS[:2])
-    err = capsys.readouterr().err
+def test_training_tells_how_far_it_is(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    train(place, GOALS[:2])
+    lines = capsys.readouterr().err.splitlines()
     # Each run's last epoch has a line; no run of this size takes 15 s.
-    lines = err.splitlines()
-    told = [re.search(r"seed (\d): epoch 2/2, .*\((\d) of 2 runs", line) for line in lines]
-    assert [match.groups() for match in told] == [("0", "1"), ("1", "2")]
+    told = [re.search(r"seed (\d), .* epoch 2/2, .*\((\d) of 2 runs", line) for line in lines]
+    assert [match.groups() for match in told if match] == [("0", "1"), ("1", "2")]
     assert lines[-1].endswith("about 00:00 left)")

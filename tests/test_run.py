@@ -24,7 +24,7 @@ import torch
 from lbp import cli
 from lbp.errors import LbpError
 from lbp.lab import budget as budget_module
-from lbp.lab import checkpoint, fingerprint
+from lbp.lab import checkpoint, fingerprint, provenance
 from lbp.lab import run as run_module
 from lbp.lab.budget import Budget
 from lbp.lab.config import RunConfig
@@ -76,7 +76,7 @@ class Place:
         with Budget(minutes) as budget:
             return run(
                 Goal(config, epochs),
-                trainers=Trainers(Path(), CPU),
+                trainers=Trainers(self.folder / "data", CPU),
                 budget=budget,
                 store=self.store,
                 checkpoints=self.checkpoints,
@@ -185,6 +185,12 @@ def test_the_layers_are_looked_at_ever_more_seldom(place):
     assert [glance.epoch for glance in record.layers] == [0, 1, 2, 5]
 
 
+def test_a_run_without_its_images_is_told_and_leaves_nothing(place):
+    with pytest.raises(LbpError, match="no CIFAR-10 in"):
+        place.train(1, RunConfig())
+    assert place.content() == {}
+
+
 @pytest.mark.parametrize("epochs", [0, -1, LONGEST + 1])
 def test_a_goal_out_of_range_is_told(epochs):
     with pytest.raises(LbpError, match=f"epochs = {epochs} is out of range: choose from 1 to"):
@@ -192,7 +198,8 @@ def test_a_goal_out_of_range_is_told(epochs):
 
 
 def test_divergence_ends_a_run_and_reaches_every_goal(place):
-    config = replace(TINY, lr=100, rule="as-printed", batch_norm=False, init="he", l2=1.0)
+    # Each step multiplies the weights by 1 - lr * l2 = -999, whatever the gradient.
+    config = replace(TINY, lr=100, l2=10, batch_norm=False)
     record = place.train(1000, config)
     assert record.diverged
     assert len(record) < 1000
@@ -538,6 +545,22 @@ def test_a_budget_that_is_spent_begins_nothing(place):
     assert place.content() == {}
 
 
+def test_a_run_begins_no_epoch_for_which_the_time_is_short(place, monkeypatch):
+    epoch = Trainer.epoch
+
+    def slow(self, on_batch):
+        return replace(epoch(self, on_batch), seconds=660.0)
+
+    monkeypatch.setattr(Trainer, "epoch", slow)
+    assert place.train(5, TINY, minutes=10) is None
+    assert place.train(5, TINY, minutes=10) is None
+    assert len(place.store.get(TINY)) == 1
+    for module in (run_module, provenance):  # what is slow there may be fast on another device
+        monkeypatch.setattr(module, "device_name", lambda device: "a faster one")
+    assert place.train(5, TINY, minutes=10) is None
+    assert len(place.store.get(TINY)) == 2
+
+
 def test_a_budget_that_ends_in_between_loses_nothing(place, five):
     for epoch in (1, 3):
         assert place.train(5, stop_after=epoch) is None
@@ -593,8 +616,8 @@ def test_outside_the_main_thread_a_budget_takes_no_signals():
 
 # --- the command, stopped from outside
 
-COMMAND = RunConfig(  # an epoch takes about a second
-    width=1 / 32, dataset="stand-in", train_images=1000, test_images=20, batch=100, seed=1
+COMMAND = RunConfig(  # an epoch takes about half a second
+    width=1 / 32, dataset="stand-in", train_images=600, test_images=20, batch=100, seed=1
 )
 
 

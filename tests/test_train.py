@@ -19,6 +19,7 @@ CPU = torch.device("cpu")
 SMALL = RunConfig(
     width=1 / 32, dataset="stand-in", train_images=100, test_images=40, lr=0.01, batch=32
 )
+RESNET18 = RunConfig(model="resnet18", dataset="stand-in", train_images=10, test_images=20, batch=5)
 # Dynamo's own use of torch.autograd.Function.
 compiles = pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA GPU")
@@ -49,18 +50,7 @@ def state(trainer: Trainer) -> list[torch.Tensor]:
         replace(SMALL, lr=1e-3, activation="relu", rule="bp", normalisation="unit"),
         replace(SMALL, lr=1e-3, activation="relu", rule="bp", augment=True),
         replace(SMALL, lr=1e-3, batch_norm_scale="uniform", seed=3),
-        pytest.param(
-            replace(
-                SMALL,
-                model="resnet18",
-                width=1.0,
-                lr=1e-3,
-                train_images=20,
-                test_images=20,
-                batch=8,
-            ),
-            marks=pytest.mark.slow,
-        ),
+        pytest.param(RESNET18, marks=pytest.mark.slow),
     ],
 )
 def test_an_epoch_is_that_of_a_plain_loop(config):
@@ -139,8 +129,11 @@ def test_a_step_is_that_of_pytorchs_sgd(momentum):
         torch.testing.assert_close(p, q.detach(), atol=1e-6, rtol=1e-5)
 
 
-def test_every_image_is_trained_on_once_an_epoch():
-    trainer = Trainer(SMALL, load())
+@pytest.mark.parametrize(
+    ("batch", "expected"), [(32, [32, 32, 32, 4]), (50, [50, 50]), (128, [100])]
+)
+def test_every_image_is_trained_on_once_an_epoch(batch, expected):
+    trainer = Trainer(replace(SMALL, batch=batch), load())
     sizes, seen = [], []
     step = trainer._step
 
@@ -150,7 +143,7 @@ def test_every_image_is_trained_on_once_an_epoch():
 
     trainer._step = spy
     trainer.epoch(sizes.append)
-    assert sizes == [32, 32, 32, 4]
+    assert sizes == expected
     assert sorted(seen) == list(range(100))
     first = seen.copy()
     seen.clear()

@@ -203,10 +203,11 @@ def _start(place: Place, devices: Any, reports: Any, stop: Any, minutes: float |
     """Make this process a worker; it takes the next device."""
     global _worker
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    budget = Budget(minutes, stop.is_set).__enter__()
+    for number in _SIGNALS:  # the parent gets them as well; it sets `stop`, or kills this process
+        signal.signal(number, lambda number, frame: None)
     if mask := getattr(signal, "pthread_sigmask", None):
         mask(signal.SIG_UNBLOCK, _SIGNALS)
-    _worker = _Worker(place, devices.get(), budget, reports.put)
+    _worker = _Worker(place, devices.get(), Budget(minutes, stop.is_set), reports.put)
 
 
 def _end_with_parent() -> None:
@@ -251,17 +252,18 @@ def _train_in_processes(
                 if budget.interrupted:
                     stop.set()
                 _drain(reports, show)
-            return failures
-        except BrokenProcessPool as error:
+        except (BrokenProcessPool, KeyboardInterrupt) as error:
+            # Not asked to end: they might wait for a lock that a killed one holds.
+            for process in multiprocessing.active_children():
+                process.kill()
+            if isinstance(error, KeyboardInterrupt):
+                raise
             raise LbpError(
                 "a worker process was killed, perhaps for want of memory: run the command again, "
                 "which goes on from the checkpoints, with fewer --jobs"
             ) from error
-        except KeyboardInterrupt:
-            for process in multiprocessing.active_children():
-                process.kill()
-            workers.shutdown(wait=False, cancel_futures=True)
-            raise
+    _drain(reports, show)  # what the workers have sent at last
+    return failures
 
 
 def _ready(waiting: Sequence[Goal], flying: Iterable[Goal], number: int) -> list[Goal]:
@@ -277,7 +279,7 @@ def _ready(waiting: Sequence[Goal], flying: Iterable[Goal], number: int) -> list
 
 @contextmanager
 def _signals_left_to_parent() -> Iterator[None]:
-    """Let processes that start in the block take no signal until they can stop between epochs.
+    """Let processes that start in the block take no signal until they leave it to this one.
 
     A signal that comes meanwhile reaches this process after the block.
     """

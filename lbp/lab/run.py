@@ -12,7 +12,7 @@ from lbp.errors import LbpError
 from lbp.lab import checkpoint, devices, fingerprint, images
 from lbp.lab.budget import Budget
 from lbp.lab.config import RunConfig
-from lbp.lab.provenance import origin
+from lbp.lab.provenance import device_name, origin
 from lbp.lab.record import LONGEST, Epoch, Record, Stretch
 from lbp.lab.store import Store
 from lbp.lab.train import Trainer
@@ -160,7 +160,7 @@ def run(
 
     on_progress(done, None)
     while record is None or not record.reaches(goal.epochs):
-        if budget.spent(rows[-1].seconds if rows else 0.0):
+        if budget.spent(_next_epoch_seconds(record, trainers.device)):
             return None
         rows.append(trainer.epoch(on_batch))
         if is_glance(len(rows)):
@@ -178,3 +178,10 @@ def run(
         done = float(len(rows))
         on_progress(done, rows[-1])
     return store.get(config)
+
+
+def _next_epoch_seconds(record: Record | None, device: torch.device) -> float:
+    """Return how long the next epoch takes, or 0 if the device has not trained the last one."""
+    if record is None or record.stretches[-1].origin.device != device_name(device):
+        return 0.0
+    return record.epochs[-1].seconds

@@ -206,7 +206,7 @@ def test_one_stem_everywhere():
     files = {path.stem for path in (root / "lbp" / "experiments").glob("*.py")}
     stems = {*EXPERIMENTS, "fig1_synthetic", "cost", "own_model"}
     assert stems <= files
-    assert notebooks == stems | {"claims"}
+    assert notebooks == stems | {"claims", "promises"}
     readme = (root / "README.md").read_text()
     assert len(places_table().rows) == len(stems)
     for row in places_table().rows:

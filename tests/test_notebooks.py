@@ -196,7 +196,7 @@ def test_notebooks_are_thin(path):
             ast.Dict,
             ast.Subscript,
         ),
-        *(ast.Compare, ast.Eq, ast.NotEq, ast.Tuple),
+        *(ast.Compare, ast.Eq, ast.NotEq, ast.Tuple, ast.JoinedStr, ast.FormattedValue),
     )
     for cell in code_cells(nbformat.read(path, as_version=4)):
         found = {type(node) for node in ast.walk(ast.parse(cell.source))} - set(allowed)

@@ -8,8 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
-from multiprocessing.synchronize import Event
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -30,7 +30,6 @@ from lbp.lab.record import Epoch, Record
 from lbp.lab.run import Goal, Trainers, run
 from lbp.lab.store import Store
 from tests import toys
-from tests.processes import CONTEXT
 
 ROOT = Path(__file__).resolve().parents[1]
 CPU = torch.device("cpu")
@@ -228,22 +227,11 @@ def test_a_damaged_record_is_a_failure_of_its_run_alone(place: Place) -> None:
     assert place.store.get(GOALS[2].config) is not None
 
 
-def hold(lock: Path, holding: Event, end: Event) -> None:
-    with files.locked(lock, wait=True):
-        holding.set()
-        end.wait(60)
-
-
 def test_a_run_that_another_process_trains_is_left_to_it(place: Place) -> None:
     lock = place.checkpoints / "locks" / f"{GOALS[1].config.key}.lock"
-    holding, end = CONTEXT.Event(), CONTEXT.Event()
-    other = CONTEXT.Process(target=hold, args=(lock, holding, end))
-    other.start()
-    assert holding.wait(60)
-    assert train(place) == [Failure(GOALS[1], "another process trains it now")]
+    with files.locked(lock, wait=False):
+        assert train(place) == [Failure(GOALS[1], "another process trains it now")]
     assert lengths(place) == {0: 2, 2: 2}
-    end.set()
-    other.join()
     assert train(place) == []
     assert lengths(place) == {0: 2, 1: 2, 2: 2}
 
@@ -360,33 +348,39 @@ def test_a_killed_worker_is_told_in_a_line(tmp_path: Path, alone: dict[RunConfig
 # --- the end of the whole process
 
 LONG = [Goal(replace(TINY, seed=seed, momentum=0.9, augment=True), 10_000) for seed in (20, 21)]
-SCRIPT = "import sys; from tests.test_pool import train_on_and_on; train_on_and_on(sys.argv[1])"
 
 
-def train_on_and_on(folder: str) -> None:
-    """Train in two workers as the command line does."""
-    print("begun", flush=True)
-    try:
-        sys.exit(len(train(new_place(Path(folder)), LONG, jobs=2)))
-    except KeyboardInterrupt:
-        sys.exit(130)
+def serve() -> None:
+    """Train in two workers as the command line does, once for each folder that is read.
+
+    Print the id of the process that trains, and how it ended. They are forked from this one, which
+    has imported PyTorch once: that takes seconds.
+    """
+    for line in sys.stdin:
+        pid = os.fork()
+        if pid == 0:
+            os.setsid()
+            try:
+                sys.exit(len(train(new_place(Path(line.strip())), LONG, jobs=2)))
+            except KeyboardInterrupt:
+                sys.exit(130)
+        print(pid, flush=True)
+        print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
-def processes(session: int) -> list[str]:
-    """Return the commands of the processes of a session that have not ended."""
-    found = []
+def processes(session: int) -> int:
+    """Return how many processes of a session have not ended."""
+    number = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
-            name, fields = re.split(r"\) ", stat.read_text(), maxsplit=1)
+            state, _, _, its_session, *_ = stat.read_text().rpartition(")")[2].split()
         except OSError:  # it has just ended
             continue
-        state, _, _, its_session, *_ = fields.split()
-        if int(its_session) == session and state != "Z":
-            found.append(name)
-    return found
+        number += int(its_session) == session and state != "Z"
+    return number
 
 
-def wait_until(condition: Any, seconds: float = 90.0) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end
@@ -401,51 +395,60 @@ KILL, TERM, HUP, INT = signal.SIGKILL, signal.SIGTERM, signal.SIGHUP, signal.SIG
 def test_however_training_ends_no_process_stays_and_nothing_is_lost(
     place: Place, tmp_path: Path
 ) -> None:
-    draw = random.Random(0)
+    draw, errors = random.Random(0), tmp_path / "stderr"
+    with errors.open("w") as stderr:
+        server = subprocess.Popen(
+            [sys.executable, "-c", "from tests.test_pool import serve; serve()"],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            text=True,
+        )
 
-    def disturb(moment: str, signals: list[signal.Signals], status: int, *, all_: bool) -> None:
+    def disturb(
+        server: subprocess.Popen[str], send: Callable[[int, int], None], *signals: int, when: str
+    ) -> int:
+        """Send signals to a process that trains, or to all of its group; return how it ended."""
+        assert server.stdin
+        assert server.stdout
         before = sum(lengths(place).values())
-        with (tmp_path / "stderr").open("w") as stderr:
-            parent = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, str(tmp_path)],
-                cwd=ROOT,
-                stdout=subprocess.PIPE,
-                stderr=stderr,
-                start_new_session=True,
-            )
-        assert parent.stdout is not None
-        with parent.stdout as stdout:
-            assert stdout.readline() == b"begun\n"
-            if moment == "starting":
-                wait_until(lambda: len(processes(parent.pid)) > 2)  # the first worker
-                time.sleep(draw.uniform(0, 1.5))
-            else:
-                wait_until(lambda: sum(lengths(place).values()) > before)
-                time.sleep(draw.uniform(0, 0.3))
-            for number in signals:
-                (os.killpg if all_ else os.kill)(parent.pid, number)
-                time.sleep(0.05)
-            assert parent.wait(60) == status
-        wait_until(lambda: processes(parent.pid) == [], 20)
-        assert "Traceback" not in (tmp_path / "stderr").read_text()
+        print(tmp_path, file=server.stdin, flush=True)
+        parent = int(server.stdout.readline())
+        if when == "starting":
+            wait_until(lambda: processes(parent) > 2)  # the first worker is there
+            time.sleep(draw.uniform(0, 1.5))
+        else:
+            wait_until(lambda: len(lengths(place)) == 2 and sum(lengths(place).values()) > before)
+            time.sleep(draw.uniform(0, 0.3))
+        for number in signals:
+            send(parent, number)
+            time.sleep(0.05)
+        status = int(server.stdout.readline())
+        wait_until(lambda: processes(parent) == 0, seconds=20)
+        return status
 
-    disturb("starting", [KILL], -KILL, all_=False)
-    disturb("starting", [TERM, TERM], 130, all_=False)
-    disturb("training", [KILL], -KILL, all_=False)
-    disturb("training", [HUP], -HUP, all_=False)
-    disturb("training", [TERM, TERM], 130, all_=False)
-    disturb("training", [INT, INT], 130, all_=True)  # as a terminal does
-    disturb("training", [INT], 0, all_=True)
+    with server:
+        assert disturb(server, os.kill, KILL, when="starting") == -KILL
+        assert disturb(server, os.kill, TERM, TERM, when="starting") == 130
+        assert disturb(server, os.kill, KILL, when="training") == -KILL
+        assert disturb(server, os.kill, HUP, when="training") == -HUP
+        assert disturb(server, os.kill, TERM, TERM, when="training") == 130
+        assert disturb(server, os.killpg, INT, INT, when="training") == 130  # as a terminal does
+        assert disturb(server, os.killpg, INT, when="training") == 0
+    assert "Traceback" not in errors.read_text()
+    assert errors.read_text().count("stopping after this epoch") == 4
+
     last = max(lengths(place).values()) + 1
     goals = [replace(goal, epochs=last) for goal in LONG]
     assert train(place, goals) == []
     undisturbed = new_place(tmp_path / "undisturbed")
     assert train(undisturbed, goals) == []
-    for goal in goals:
-        found = place.store.get(goal.config)
-        assert found is not None
-        assert len(found.stretches) > 1
-        assert numbers(found) == numbers(undisturbed.store.get(goal.config))
+    found = [place.store.get(goal.config) for goal in goals]
+    assert [numbers(record) for record in found] == [
+        numbers(undisturbed.store.get(goal.config)) for goal in goals
+    ]
+    assert max(len(record.stretches) for record in found if record) > 2
 
 
 # --- what the user sees

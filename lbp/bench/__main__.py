@@ -6,12 +6,17 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+from lbp.bench.faults import faults
 from lbp.bench.figure1 import figure1
 from lbp.bench.training import training
 from lbp.errors import LbpError, check_choice
 from lbp.lab.provenance import device_name
 
-BENCHMARKS: dict[str, Callable[[], None]] = {"figure1": figure1, "training": training}
+BENCHMARKS: dict[str, Callable[[], None]] = {
+    "figure1": figure1,
+    "training": training,
+    "faults": faults,
+}
 
 
 def machine() -> str:

@@ -8,11 +8,11 @@ commit, which its origin names; later code does not make it stale.
 import json
 import math
 import os
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_type_hints
+from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -24,7 +24,7 @@ from lbp.experiments.numbers import number
 from lbp.experiments.scales import PROFILES
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
-from lbp.lab import paths, step_cost
+from lbp.lab import paths, sealed, step_cost
 from lbp.lab.config import RunConfig
 from lbp.lab.devices import choose_devices
 from lbp.lab.files import told
@@ -176,21 +176,28 @@ def _append(comparison: Comparison, file: Path) -> None:
     with told(file, "cannot be written"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("a", encoding="utf-8") as stream:
-            stream.write(json.dumps(asdict(comparison)) + "\n")
+            stream.write(_to_json(comparison) + "\n")
             stream.flush()
             os.fsync(stream.fileno())
+
+
+def _to_json(comparison: Comparison) -> str:
+    data = asdict(comparison)
+    return json.dumps(data | {"digest": sealed.digest(json.dumps(data))})
 
 
 def _from_json(line: bytes) -> Comparison:
     if not line.endswith(b"\n"):
         raise LbpError("it is cut off")
-    data = json.loads(line.decode("utf-8"), object_pairs_hook=_unique)
-    _check_keys("comparison", data, [field.name for field in fields(Comparison)])
-    _check_keys("seconds", data["seconds"], ARMS)
-    _check_keys("kept", data["kept"], RULES)
-    comparison = Comparison(
-        **data | {"case": _build(Case, data["case"]), "origin": _build(Origin, data["origin"])}
-    )
+    data = sealed.loads(line.decode("utf-8"))
+    names = [field.name for field in fields(Comparison)]
+    sealed.check_keys("a comparison", data, [*names, "digest"])
+    sealed.check_keys("seconds", data["seconds"], ARMS)
+    sealed.check_keys("kept", data["kept"], RULES)
+    stored = data.pop("digest")
+    case = sealed.build(Case, "a case", data["case"])
+    origin = sealed.build(Origin, "an origin", data["origin"])
+    comparison = Comparison(**data | {"case": case, "origin": origin})
     for arm, values in comparison.seconds.items():
         if not isinstance(values, list) or not values:
             raise LbpError(f"seconds of {arm} = {values!r}: a list of times is needed")
@@ -201,34 +208,9 @@ def _from_json(line: bytes) -> Comparison:
     for rule, kept in comparison.kept.items():
         _check_positive(f"kept of {rule}", kept, int)
     _check_positive("steps", comparison.steps, int)
-    _check_positive("threads", comparison.origin.threads, int)
-    _check_positive("seconds", comparison.origin.seconds, float)
+    _check_positive("threads", origin.threads, int)
+    sealed.check_digest(sealed.digest(json.dumps(asdict(comparison))), stored)
     return comparison
-
-
-def _build(kind: type[T], data: Any) -> T:
-    """Return a dataclass of the JSON object that has just its fields, each of its type."""
-    hints = get_type_hints(kind)
-    _check_keys(kind.__name__.lower(), data, hints)
-    for name, hint in hints.items():
-        if type(data[name]) not in (get_args(hint) or (hint,)):
-            wanted = getattr(hint, "__name__", hint)
-            raise LbpError(f"{name} = {data[name]!r}: a value of type {wanted} is needed")
-    return kind(**data)
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    keys = [key for key, _ in pairs]
-    for key in keys:
-        if keys.count(key) > 1:
-            raise LbpError(f"the key {key!r} is there twice")
-    return dict(pairs)
-
-
-def _check_keys(what: str, data: Any, keys: Collection[str]) -> None:
-    if not isinstance(data, dict) or data.keys() != set(keys):
-        there = f"the keys {', '.join(map(repr, data))}" if isinstance(data, dict) else repr(data)
-        raise LbpError(f"{what} has {there}: needed are {', '.join(map(repr, keys))}")
 
 
 def _check_positive(what: str, value: Any, kind: type[int] | type[float]) -> None:

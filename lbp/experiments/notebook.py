@@ -129,3 +129,14 @@ def show_answers(answers: Sequence[str]) -> None:
 def show_verdicts(stem: str, found: Mapping[str, Mapping[str, Measure | float]]) -> None:
     """Show the verdicts on an experiment's claims, given its numbers by place and name."""
     show_table(claims.table(claims.judge_experiment(stem, found), details=True))
+
+
+def faults_table(rows: Mapping[str, Sequence[int]]) -> Table:
+    """Return what became of injected faults.
+
+    Args:
+        rows: By kind, how many there were, were named, changed nothing, and went wrong.
+    """
+    columns = ["kind", "faults", "named in one line", "changed nothing", "lost or silently wrong"]
+    cells = [[kind, *map(str, row)] for kind, row in rows.items()]
+    return Table("What became of the faults.", columns, cells)

@@ -1,17 +1,18 @@
 """What a run has left behind so far, as plain data: a sealed JSON file."""
 
-import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_origin, get_type_hints
 
-from lbp.errors import LbpError, check_choice
+from lbp.errors import LbpError
+from lbp.lab import sealed
 from lbp.lab.config import CLASSES, RunConfig
 from lbp.lab.provenance import Origin
 
 LONGEST = 100_000  # epochs
+_PARTS = ("config", "stretches", "epochs", "layers")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,13 +140,13 @@ class Record:
     def to_json(self) -> str:
         """Return the record as JSON, a column of the epochs to a line, with a digest of it all."""
         lines = [f"{json.dumps(name)}: {text}" for name, text in self._parts().items()]
-        return "{\n" + ",\n".join([*lines, f'"digest": "{self.digest}"']) + "\n}\n"
+        seal = f'"digest": "{self.digest}"'
+        return "{\n" + ",\n".join([*lines, seal]) + "\n}\n"
 
     @property
     def digest(self) -> str:
         """The SHA-256 of the record's content as `to_json` lays it out."""
-        text = "\n".join(self._parts().values())
-        return hashlib.sha256(text.encode()).hexdigest()
+        return sealed.digest("\n".join(self._parts().values()))
 
     def _parts(self) -> dict[str, str]:
         return {
@@ -162,23 +163,22 @@ class Record:
         Raises:
             LbpError: If the text is not such a record, whole, unaltered and consistent.
         """
+        data = sealed.loads(text)
+        if isinstance(data, dict) and "outcome" in data:
+            raise LbpError("it is of an older form, from before runs could grow")
+        sealed.check_keys("a record", data, (*_PARTS, "digest"))
         try:
-            data = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse)
-            if isinstance(data, dict) and "outcome" in data:
-                raise LbpError("it is of an older form, from before runs could grow")
-            _check_keys("a record", data, ("config", "stretches", "epochs", "layers", "digest"))
             record = cls(
                 RunConfig.from_differing(data["config"]),
                 _rows_from_columns(Epoch, data["epochs"]),
                 _rows_from_columns(Layers, data["layers"]),
-                [_stretch(entry) for entry in data["stretches"]],
+                [sealed.build(Stretch, "a stretch", entry) for entry in data["stretches"]],
             )
         except LbpError:
             raise
-        except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        except (ValueError, TypeError, AttributeError, OverflowError) as error:
             raise LbpError(f"{type(error).__name__}: {error}") from error
-        if record.digest != data["digest"]:
-            raise LbpError("its content does not fit its digest, so it was altered or damaged")
+        sealed.check_digest(record.digest, data["digest"])
         return record
 
 
@@ -258,15 +258,6 @@ def _check_within(name: str, value: float, low: float, high: float, where: str) 
         raise LbpError(f"{name} is {value} {where}: a number from {low:g} to {high:g} is needed")
 
 
-def _check_keys(what: str, data: object, names: Sequence[str]) -> None:
-    if not isinstance(data, dict):
-        raise LbpError(f"{what} is {str(data)[:40]!r}: an object with names is needed")
-    for name in data:
-        check_choice(f"entry of {what}", name, names)
-    if missing := [name for name in names if name not in data]:
-        raise LbpError(f"{what} lacks {', '.join(missing)}")
-
-
 # --- plain data and back
 
 
@@ -308,7 +299,7 @@ def _columns_to_json(kind: type[Epoch] | type[Layers], rows: Sequence[Any]) -> s
 
 def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]:
     hints = get_type_hints(kind)
-    _check_keys(f"the part {kind.__name__}", columns, tuple(hints))
+    sealed.check_keys(f"the part {kind.__name__}", columns, tuple(hints))
     for name, column in columns.items():
         if not isinstance(column, list):
             raise LbpError(f"{name} is {str(column)[:40]!r}: a list is needed")
@@ -341,37 +332,3 @@ def _numbers(name: str, hint: type[int] | type[float], values: list[Any]) -> lis
             raise LbpError(f"{name} holds a number that is too large")
         found.append(hint(value))
     return found
-
-
-def _stretch(data: Any) -> Stretch:
-    _check_keys("a stretch", data, [field.name for field in fields(Stretch)])
-    _check_keys("an origin", data["origin"], [field.name for field in fields(Origin)])
-    stretch = Stretch(**data | {"origin": Origin(**data["origin"])})
-    for part in (stretch, stretch.origin):
-        for name, hint in get_type_hints(type(part)).items():
-            if name not in ("origin", "step"):
-                _check_type(name, getattr(part, name), hint)
-    check_choice("step of a stretch", stretch.step, ("plain", "captured"))
-    if not math.isfinite(stretch.origin.seconds) or stretch.origin.seconds < 0:
-        raise LbpError(f"seconds is {stretch.origin.seconds}: a number of 0 or more is needed")
-    return stretch
-
-
-def _check_type(name: str, value: Any, hint: Any) -> None:
-    allowed = {float: (int, float)}.get(hint, hint)
-    if not isinstance(value, allowed) or (isinstance(value, bool) and hint in (int, float)):
-        kind = getattr(hint, "__name__", str(hint))
-        raise LbpError(f"{name} holds {str(value)[:40]!r}: a value of type {kind} is needed")
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    data = dict(pairs)
-    if len(data) < len(pairs):
-        names = [name for name, _ in pairs]
-        twice = next(name for name in names if names.count(name) > 1)
-        raise LbpError(f"the entry {twice!r} stands twice")
-    return data
-
-
-def _refuse(word: str) -> None:
-    raise LbpError(f"it holds {word}, which is not a number of JSON")

@@ -72,8 +72,7 @@ def test_the_runs_train(config: RunConfig) -> None:
     torch.manual_seed(config.seed)
     start = dict(build(config).named_parameters())
     trainer = Trainers(Path(), torch.device("cpu")).get(config)
-    for _ in range(EPOCHS):
-        assert math.isfinite(trainer.epoch().train_loss)
+    assert math.isfinite(trainer.epoch().train_loss)
     for name, weight in trainer.model.named_parameters():
         assert weight.isfinite().all(), name
         assert not torch.equal(weight, start[name]), name

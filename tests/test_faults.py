@@ -37,6 +37,7 @@ def test_checkpoints_that_are_not_verified_would_be_noticed(monkeypatch):
 def test_files_that_are_written_in_place_would_be_noticed(monkeypatch):
     @contextlib.contextmanager
     def in_place(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(b"")
         yield path
 

@@ -20,6 +20,7 @@ from lbp.lab import fingerprint as fingerprints
 from lbp.lab.config import RunConfig
 from lbp.lab.fingerprint import are_equal, code_digest, files_of, fingerprint, is_stale
 from lbp.lab.run import Trainers
+from lbp.lab.units import LARGEST_SLOPE, UNITS
 from tests import toys
 
 PACKAGE = Path(lbp.__file__).parent
@@ -119,11 +120,24 @@ def add(path: Path, line: str) -> None:
     path.write_text(path.read_text("utf-8") + f"\n{line}\n", "utf-8")
 
 
-def test_a_fingerprint_is_16_hexadecimal_digits_of_the_files_digests() -> None:
-    digests = [code_digest((PACKAGE / f"{name}.py").read_text("utf-8")) for name in files_of(PAPER)]
-    assert fingerprint(PAPER) == hashlib.sha256(b"".join(digests)).hexdigest()[:16]
+def test_a_fingerprint_is_16_hexadecimal_digits() -> None:
+    assert re.fullmatch("[0-9a-f]{16}", fingerprint(PAPER))
     assert fingerprint(PAPER) == fingerprint(replace(PAPER, lr=1.0, seed=5, width=0.5))
     assert fingerprint(PAPER) != fingerprint(RESNET)
+
+
+@pytest.mark.parametrize("table", [UNITS, LARGEST_SLOPE], ids=["UNITS", "LARGEST_SLOPE"])
+def test_what_a_run_takes_of_the_tables_of_units_counts_for_it_alone(
+    monkeypatch: pytest.MonkeyPatch, table: dict[str, Any]
+) -> None:
+    relu = replace(PAPER, activation="relu")
+    before = fingerprint(PAPER), fingerprint(relu)
+    monkeypatch.setitem(table, PAPER.activation, table["sigmoid"])
+    fingerprints._fingerprint.cache_clear()
+    assert fingerprint(PAPER) != before[0]
+    assert fingerprint(relu) == before[1]
+    monkeypatch.undo()
+    fingerprints._fingerprint.cache_clear()
 
 
 def test_every_file_whose_code_computes_in_training_counts() -> None:

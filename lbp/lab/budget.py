@@ -76,7 +76,5 @@ class Budget:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        if self._stop is None:  # a worker leaves it to the process that it works for
-            # Not print(): a signal can come in the middle of another one.
-            text = b"stopping after this epoch; Ctrl-C again stops at once\n"
-            os.write(sys.stderr.fileno(), text)
+        # Not print(): a signal can come in the middle of another one.
+        os.write(sys.stderr.fileno(), b"stopping after this epoch; Ctrl-C again stops at once\n")

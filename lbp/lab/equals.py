@@ -22,7 +22,7 @@ import torch
 from lbp.errors import LbpError
 from lbp.lab import files, fingerprint, paths
 from lbp.lab.config import RunConfig
-from lbp.lab.provenance import Origin, origin
+from lbp.lab.provenance import Origin, git_environment, origin
 from lbp.lab.run import Trainers
 
 EPOCHS = 2
@@ -129,7 +129,11 @@ def _values(found: dict[str, Any]) -> tuple[Any, Any]:
 def _git(root: Path, *arguments: str) -> str:
     with files.told(root, "has no working git"):
         done = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, check=False
+            ["git", "-C", str(root), *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=git_environment(),
         )
     if done.returncode:
         raise LbpError(f"git {' '.join(arguments)}: {' '.join(done.stderr.split())}")

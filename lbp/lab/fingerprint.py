@@ -8,14 +8,16 @@ not, `lbp.lab.equals` proves it, and a committed table holds the fingerprints th
 import ast
 import functools
 import hashlib
+import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 from lbp.errors import LbpError
-from lbp.lab import files, paths
+from lbp.lab import files, models, paths
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
+from lbp.lab.units import LARGEST_SLOPE, UNITS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The files that decide the numbers of every run.
@@ -41,14 +43,18 @@ def files_of(config: RunConfig) -> list[str]:
 
 def fingerprint(config: RunConfig) -> str:
     """Return 16 hexadecimal digits that change only if code does that the run uses."""
-    return _fingerprint(tuple(files_of(config)))
+    return _fingerprint(tuple(files_of(config)), config.activation)
 
 
 @functools.cache
-def _fingerprint(names: tuple[str, ...]) -> str:
+def _fingerprint(names: tuple[str, ...], activation: str) -> str:
     digest = hashlib.sha256()
     for name in names:
         digest.update(code_digest((_PACKAGE / f"{name}.py").read_text("utf-8")))
+    # Of the lists of networks and of units, just what this run takes from them.
+    digest.update(code_digest(inspect.getsource(models.build)))
+    unit = getattr(UNITS[activation], "__qualname__", "")
+    digest.update(f"{unit} {LARGEST_SLOPE[activation]}".encode())
     return digest.hexdigest()[:16]
 
 

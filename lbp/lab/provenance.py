@@ -78,15 +78,19 @@ def _checkout() -> tuple[str | None, bool | None]:
     return commit, None if status is None else bool(status)
 
 
+def git_environment() -> dict[str, str]:
+    """Return the environment without the variables that would point git to another repository."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+
+
 def _git(*arguments: str) -> str | None:
-    plain = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
         done = subprocess.run(
             ["git", "-C", str(_ROOT), *arguments],
             capture_output=True,
             text=True,
             check=False,
-            env=plain,
+            env=git_environment(),
             timeout=20,
         )
     except (OSError, UnicodeError, subprocess.TimeoutExpired):

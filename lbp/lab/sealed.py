@@ -75,6 +75,8 @@ def _check_type(name: str, value: Any, hint: Any) -> None:
     elif type(value) not in allowed:
         kind = getattr(hint, "__name__", str(hint))
         raise LbpError(f"{name} holds {str(value)[:40]!r}: a value of type {kind} is needed")
+    if isinstance(value, str) and not value.isprintable():
+        raise LbpError(f"{name} holds {value[:40]!a}: printable text is needed")
     if isinstance(value, float) and not (math.isfinite(value) and value >= 0):
         raise LbpError(f"{name} is {value}: a number of 0 or more is needed")
 

@@ -267,7 +267,7 @@ class Trainer:
                 hook.remove()
 
 
-@functools.cache  # once in a process
+@functools.cache  # once for each reason
 def _say_plain(reason: str) -> None:
     print(
         f"the training step cannot be compiled and captured here ({reason}): training goes on with "

@@ -142,7 +142,7 @@ def main() -> None:
     """Build the book if anything has changed."""
     start = time.time()
     before = state()
-    if STAMP.is_file() and json.loads(STAMP.read_text()) == before:
+    if STAMP.is_file() and STAMP.read_text() == json.dumps(before):
         print(f"Nothing has changed. The book: {HTML / 'index.html'}")
         return
 

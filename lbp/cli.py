@@ -4,12 +4,13 @@ It needs more than the library does; a command whose packages are missing says s
 """
 
 import argparse
+import io
 import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, Literal, NoReturn, get_args, get_origin, get_type_hints
+from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
 
 from lbp.errors import LbpError, MissingExtra
 
@@ -26,11 +27,15 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; return 0, 1 if it stopped before it was done, or 2 after a wrong input."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     try:
         options = _parser().parse_args(arguments)
         if options.project is not None:
             os.environ["LBP_PROJECT"] = options.project
         status: int = options.command(options)
+        sys.stdout.flush()
     except LbpError as error:
         print(f"lbp: {error}", file=sys.stderr)
         return 2
@@ -46,9 +51,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("lbp: stopped", file=sys.stderr)
         return 130
     except BrokenPipeError:  # the reader, such as head, has gone
-        sys.stderr.close()
+        _close(sys.stdout)
         return 0
+    except OSError as error:  # a full disk behind the output, or no folder for temporary files
+        print(f"lbp: {error.strerror or error}", file=sys.stderr)
+        _close(sys.stdout)
+        return 2
     return status
+
+
+def _close(stream: TextIO) -> None:
+    """Let Python not try to write what is left at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -1,7 +1,9 @@
 """CIFAR-10 on disk: where it is, whether it is whole, and what its files hold."""
 
+import hashlib
 import pickle
 import shutil
+from pathlib import Path
 from urllib.error import URLError
 
 import numpy as np
@@ -83,3 +85,42 @@ def test_the_images_are_those_of_the_files():
         pixels = np.concatenate([part["data"] for part in raw])
         np.testing.assert_array_equal(images.reshape(len(labels), -1), pixels)
         assert labels.tolist() == [label for part in raw for label in part["labels"]]
+
+
+def test_the_folder_of_the_files_themselves_gets_a_hint(tmp_path, monkeypatch):
+    inner = tmp_path / "cifar-10-batches-py"
+    monkeypatch.setattr(cifar10, "files", lambda: {"one": hashlib.md5(b"whole").hexdigest()})
+    inner.mkdir()
+    (inner / "one").write_bytes(b"whole")
+    cifar10.verify(tmp_path)
+    with pytest.raises(LbpError, match=f"holds the files of CIFAR-10 themselves: name {tmp_path} "):
+        cifar10.verify(inner)
+    (inner / "one").write_bytes(b"damaged")
+    with pytest.raises(LbpError, match="no CIFAR-10"):
+        cifar10.verify(inner)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("~nosuchuser/data", "names a home folder that does not exist"),
+        ("a\0b", "holds a null byte"),
+    ],
+)
+def test_paths_that_name_nothing_are_told(name, message):
+    with pytest.raises(LbpError, match=message):
+        cifar10.data_root(name)
+
+
+def test_an_unreadable_file_is_told(tmp_path, monkeypatch):
+    monkeypatch.setattr(cifar10, "files", lambda: {"one": "0" * 32})
+    path = tmp_path / "cifar-10-batches-py" / "one"
+    path.parent.mkdir()
+    path.write_bytes(b"")
+
+    def fails(self):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_bytes", fails)
+    with pytest.raises(LbpError, match=r"one cannot be read \(Permission denied\)"):
+        cifar10.verify(tmp_path)

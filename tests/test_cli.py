@@ -77,6 +77,8 @@ def store(clone):
         ("results add /nowhere/runs.zip", "there is no such file"),
         ("results pack runs.zip", "there are no records to pack"),
         ("--project /nowhere status", "/nowhere is not a clone of this project"),
+        ("--project ~nosuchuser status", "'~nosuchuser' names a home folder that does not exist"),
+        (f"reproduce {FIG2} --data ~nosuchuser", "names a home folder that does not exist"),
         ("dance", "invalid choice: 'dance'"),
         ("", "the following arguments are required: COMMAND"),
     ],
@@ -333,6 +335,30 @@ def test_as_a_process_no_traceback_and_status_2():
     help_text = subprocess.run([command, "train", "--help"], capture_output=True, text=True).stdout
     for word in ("--rule", "--lr", "--width", "--minutes", "--device", "--no-batch-norm"):
         assert word in help_text
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_the_output_is_one_line():
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "lbp.cli", "status"]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 2
+    assert done.stderr == "lbp: No space left on device\n"
+
+
+@pytest.mark.slow
+def test_a_terminal_without_the_letters_is_no_error(clone):
+    done = run_lbp(
+        "results", "pack", "größe-€.zip", PYTHONIOENCODING="ascii", LBP_PROJECT=str(clone)
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("lbp: there are no records to pack")
+    done = run_lbp(
+        "results", "add", "größe-€.zip", PYTHONIOENCODING="ascii", LBP_PROJECT=str(clone)
+    )
+    assert done.returncode == 2
+    assert r"gr\xf6\xdfe-\u20ac.zip" in done.stderr
 
 
 @pytest.mark.slow

@@ -155,11 +155,6 @@ def test_fields_that_name_no_run_are_told(data, message):
         RunConfig.from_differing(data)
 
 
-def test_an_epoch_has_the_papers_number_of_steps():
-    assert RunConfig().steps_per_epoch == 391
-    assert RunConfig(train_images=1280).steps_per_epoch == 10
-
-
 @pytest.mark.parametrize("field", DEFAULTS)
 def test_runs_of_one_program_differ_in_lr_l2_and_seed_only(field):
     changed = replace(RunConfig(), **{field: OTHER[field]})

@@ -64,7 +64,7 @@ def test_without_a_clone_the_message_says_what_to_do(
         paths.project()
 
 
-@pytest.mark.parametrize("name", ["nowhere", "folder", "folder/_toc.yml", "a\0b"])
+@pytest.mark.parametrize("name", ["nowhere", "folder", "folder/_toc.yml"])
 def test_a_name_that_leads_to_no_clone_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:

@@ -40,7 +40,6 @@ LEARNING_RATES = (1e-4, 1e-5)  # of the paper's panels
 WEIGHT_DECAY = 1e-4
 SEEDS = (0, 1)  # of the plain recipe: what a seed is worth
 EPOCHS = 1  # a recipe can be told from another after one epoch at full scale
-CLOSE = 3.0  # points: the nearest recipe counts as found within this distance
 
 
 def goals(scale: Scale) -> list[Goal]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from lbp.errors import LbpError
 from lbp.lab import paths
+from lbp.lab.files import told, user_path
 
 
 @functools.cache
@@ -34,9 +35,7 @@ def data_root(root: str | Path | None = None) -> Path:
 
     In this order: the argument, the environment variable LBP_DATA, data/ of the project.
     """
-    return (
-        Path(root or os.environ.get("LBP_DATA") or paths.project() / "data").expanduser().absolute()
-    )
+    return user_path(root or os.environ.get("LBP_DATA") or paths.project() / "data")
 
 
 def folder(root: Path) -> Path:
@@ -51,7 +50,10 @@ def faults(root: Path) -> dict[str, str]:
         path = folder(root) / name
         if not path.is_file():
             found[name] = "missing"
-        elif hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() != md5:
+            continue
+        with told(path, "cannot be read"):
+            content = path.read_bytes()
+        if hashlib.md5(content, usedforsecurity=False).hexdigest() != md5:
             found[name] = "damaged"
     return found
 
@@ -65,6 +67,8 @@ def verify(root: Path) -> None:
     found = faults(root)
     if not found:
         return
+    if root.name == folder(root).name and not any(faults(root.parent).values()):
+        raise LbpError(f"{root} holds the files of CIFAR-10 themselves: name {root.parent} instead")
     what = "no CIFAR-10"
     if len(found) < len(files()) or "damaged" in found.values():
         what = ", ".join(f"{name} is {fault}" for name, fault in found.items())

@@ -108,11 +108,6 @@ class RunConfig:
         """
         return replace(self, lr=1.0, l2=0.0, seed=0)
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """The number of SGD steps in an epoch; the last one may see fewer images."""
-        return math.ceil(self.train_images / self.batch)
-
     def __str__(self) -> str:
         always = {"lr": self.lr, "l2": self.l2, "seed": self.seed}
         named = {"activation", "rule", "model", *always}

@@ -10,6 +10,21 @@ from filelock import FileLock, Timeout
 from lbp.errors import LbpError
 
 
+def user_path(text: str | Path) -> Path:
+    """Return the absolute path that a user has named, in which ~ is a home folder.
+
+    Raises:
+        LbpError: If it names the home of nobody, or holds a null byte.
+    """
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError as error:
+        raise LbpError(f"{str(text)!r} names a home folder that does not exist") from error
+    if "\0" in str(path):
+        raise LbpError(f"{str(text)!r} holds a null byte: name another path")
+    return path
+
+
 @contextlib.contextmanager
 def told(path: Path, what: str) -> Iterator[None]:
     """Turn errors of the file system into one line.

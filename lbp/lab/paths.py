@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from lbp.errors import LbpError
+from lbp.lab.files import user_path
 
 PROJECT = "LBP_PROJECT"  # the environment variable that names the clone
 
@@ -19,7 +20,7 @@ def project() -> Path:
     """
     named = os.environ.get(PROJECT)
     if named:
-        folder = Path(named).expanduser().absolute()
+        folder = user_path(named)
         if not _is_clone(folder):
             raise LbpError(f"{folder} is not a clone of this project: name one by --project")
         return folder

@@ -142,7 +142,7 @@ def test_an_unknown_name_is_one_line_and_status_2(capsys):
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err == (
-        "lbp.bench: unknown benchmark 'figure9': choose from figure1, training\n"
+        "lbp.bench: unknown benchmark 'figure9': choose from figure1, training, faults\n"
     )
 
 
@@ -152,5 +152,5 @@ def test_names_choose_the_benchmarks(monkeypatch, capsys):
         monkeypatch.setitem(command.BENCHMARKS, name, lambda name=name: calls.append(name))
     assert command.main(["training"]) == 0
     assert command.main([]) == 0
-    assert calls == ["training", "figure1", "training"]
+    assert calls == ["training", *command.BENCHMARKS]
     assert capsys.readouterr().out.count(f"PyTorch {torch.__version__}\n") == 2

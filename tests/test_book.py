@@ -246,6 +246,7 @@ PHRASES = (  # settings, definitions, a version and a constant
     "momentum 0.9",
     "95 % confidence interval",
     "PyTorch 2.11 or newer",
+    "PyTorch up to version 1.1",
     "about 0.8 if nothing but chance is at work",  # the mean of |N(0, 1)|
 )
 

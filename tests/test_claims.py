@@ -124,6 +124,45 @@ def test_a_damaged_file_of_claims_is_named(tmp_path, monkeypatch, damage, messag
         claims.load()
 
 
+def test_an_experiments_claims_are_judged_in_their_order():
+    entries = yaml.safe_load(paths.claims().read_text())
+    for stem in (*EXPERIMENTS, "fig1_synthetic", "cost"):
+        judged = claims.judge_experiment(stem, {})
+        assert [v.claim.id for v in judged] == [e["id"] for e in entries if e["figure"] == stem]
+        assert {verdict.word for verdict in judged} <= {NOT_RUN}
+    (entry,) = (e for e in entries if e["figure"] == "cost")
+    (verdict,) = claims.judge_experiment("cost", {"gpu": {entry["measure"]: 0.5}})
+    assert verdict.text == "reproduced on a GPU"
+
+
+def test_every_number_reaches_its_verdict(tmp_path, monkeypatch):
+    loaded = claims.load()
+
+    def numbers(stem, place):
+        """Every measure that a place can decide, not a number and over many epochs."""
+        mine = [claim for claim in loaded if claim.figure == stem and place in claim.least]
+        return {claim.measure: Measure(math.nan, 1, 10**6) for claim in mine}
+
+    for experiment in EXPERIMENTS.values():
+        monkeypatch.setattr(experiment, "measures", lambda r: numbers(r.stem, r.scale.name))
+    monkeypatch.setattr(cost, "recorded", lambda name: name)
+    monkeypatch.setattr(cost, "measures", lambda name: numbers("cost", name))
+    monkeypatch.setattr(fig1_synthetic, "compute", lambda: PAPER.name)
+    monkeypatch.setattr(fig1_synthetic, "measures", lambda name: numbers("fig1_synthetic", name))
+    found = claims.measure_all(Store(tmp_path))
+    assert set(found) == {*EXPERIMENTS, "fig1_synthetic", "cost"}
+    assert set(found["cost"]) == {"gpu", "processor"}
+    assert all(set(found[stem]) == {"paper", "narrow"} for stem in EXPERIMENTS)
+    monkeypatch.setattr(claims, "measure_all", lambda: found)
+    for verdict in claims.verdicts():
+        claim = verdict.claim
+        places = [place for place in claims.WHERE if place in claim.least]
+        if claim.figure in found and places:
+            assert (verdict.word, verdict.where) == (UNTOLD, claims.WHERE[places[0]]), claim.id
+        else:
+            assert verdict.word == NOT_RUN
+
+
 def test_the_papers_claims_are_counted_without_the_controls():
     judged = claims.verdicts({})
     assert {verdict.word for verdict in judged} == {NOT_RUN}

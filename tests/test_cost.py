@@ -203,6 +203,8 @@ def test_few_rounds_have_no_interval():
         (0.8, 1.0, False),
         (0.8, 0.7, False),
         (1.2, 1.3, False),  # no further off than Backprop itself
+        (1.2, 1.2, False),
+        (1.0, 0.9, False),
     ],
 )
 def test_slower_means_beyond_the_noise(linear, again, slow):
@@ -418,6 +420,15 @@ def test_a_file_that_cannot_be_read_or_written_is_one_line(tmp_path, quick, monk
     )
     with pytest.raises(LbpError, match=r"cannot be written \(No space left on device\)"):
         cost.measure("paper", "cpu", tmp_path / "new")
+
+
+def test_a_comparison_is_on_the_disk_before_the_next_is_measured(tmp_path, quick, monkeypatch):
+    safe = []  # bytes of the file that the disk has
+    monkeypatch.setattr(os, "fsync", lambda handle: safe.append(os.fstat(handle).st_size))
+    with pytest.raises(KeyboardInterrupt):
+        cost.measure("paper", "cpu", tmp_path)
+    first, second = cost.path("processor", tmp_path).read_bytes().splitlines(keepends=True)
+    assert safe == [len(first), len(first + second)]
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")

@@ -128,6 +128,26 @@ def test_an_error_after_writing_changes_nothing(
     assert names(tmp_path) == ["f"]
 
 
+def test_a_file_is_on_the_disk_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise a machine that loses its power could keep the name and lose the content."""
+    path, steps = tmp_path / "f", []
+    replace = os.replace
+
+    def note_fsync(handle: int) -> None:
+        steps.append((os.fstat(handle).st_ino, os.fstat(handle).st_size))
+
+    def note_replace(part: Path, whole: Path) -> None:
+        steps.append("replace")
+        replace(part, whole)
+
+    monkeypatch.setattr(os, "fsync", note_fsync)
+    monkeypatch.setattr(os, "replace", note_replace)
+    files.write_text(path, "new")
+    assert steps == [(path.stat().st_ino, 3), "replace"]
+
+
 def test_what_cannot_be_written_is_told_in_a_line(tmp_path: Path) -> None:
     file, folder = tmp_path / "file", tmp_path / "folder"
     file.write_text("old")

@@ -32,7 +32,7 @@ from lbp.experiments.scales import NARROW, PAPER, SMOKE, Scale
 from lbp.experiments.table import Table
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
-from lbp.lab.run import is_glance
+from lbp.lab.run import Goal, is_glance
 from tests import toys
 
 Errors = list[float] | None
@@ -60,6 +60,10 @@ def values(found: dict[str, Measure]) -> dict[str, float]:
     return {name: measure.value for name, measure in found.items()}
 
 
+def windows(found: dict[str, Measure]) -> dict[str, tuple[int, int]]:
+    return {name: (measure.first, measure.last) for name, measure in found.items()}
+
+
 # --- by hand
 
 
@@ -80,9 +84,13 @@ def test_figure_2_by_hand():
         "final_gap": 57.5 - 49.0,
     }
     assert {name: values(found)[name] for name in by_hand} == pytest.approx(by_hand)
-    assert (found["early_lead"].first, found["early_lead"].last) == (1, 30)
-    assert (found["bp_final"].first, found["bp_final"].last) == (37, 40)
-    assert (found["sd_ratio"].first, found["sd_ratio"].last) == (21, 40)
+    final, half, whole = (37, 40), (21, 40), (1, 40)
+    assert windows(found) == {
+        "early_lead": (1, 30),
+        **dict.fromkeys(("bp_final", "linear_final", "final_gap"), final),
+        **dict.fromkeys(("bp_sd", "linear_sd", "sd_ratio"), half),
+        **dict.fromkeys(("bp_distance", "linear_distance"), whole),
+    }
 
 
 def test_runs_of_different_lengths_are_compared_over_what_both_have():
@@ -119,12 +127,40 @@ def test_a_diverged_run_counts_as_guessing_and_its_variance_cannot_be_told():
     assert math.isnan(found["sd_ratio"].value)
 
 
+@pytest.mark.parametrize(
+    ("epochs", "diverged", "state"),
+    [
+        (2, False, "2 of 3 epochs"),
+        (3, False, "3 of 3 epochs"),
+        (5, False, "3 of 3 epochs"),  # another experiment asked for more
+        (2, True, "diverged in epoch 2"),
+        (3, True, "diverged in epoch 3"),
+        (5, True, "3 of 3 epochs"),
+    ],
+)
+def test_the_state_of_a_run_is_that_at_its_goal(epochs, diverged, state):
+    goal = Goal(RunConfig(), 3)
+    records = {goal.config: toys.record(goal.config, [90.0] * epochs, diverged=diverged)}
+    results = Results("fig2_vgg19_tanh", NARROW, [goal], records, {})
+    assert results.state(goal) == state
+    reached = state != "2 of 3 epochs"
+    assert results.missing == ([] if reached else [goal])
+    assert (results.missing_flop(goal) == 0) == reached
+    stale = replace(results, records={}, stale=records)
+    assert stale.state(goal) == "stale, by other numerical code"
+    assert stale.missing == [goal]
+    assert replace(results, records={}).state(goal) == "not yet run"
+
+
 def test_figure_3_by_hand():
     def errors(config, epochs):
         swing = {"bp": 3.0, "linear": 1.0}[config.rule] + (config.activation == "relu")
         return [40.0, 40.0 + swing] * 5
 
-    found = values(fig3_relu.measures(results_of("fig3_relu", errors)))
+    measured = fig3_relu.measures(results_of("fig3_relu", errors))
+    for name, window in windows(measured).items():
+        assert window == ((6, 10) if "sd" in name else (1, 10)), name
+    found = values(measured)
     assert found["best_gap"] == pytest.approx(0)
     assert found["relu_bp_sd"] == pytest.approx(4 / math.sqrt(2))
     assert found["sd_ratio"] == pytest.approx(4)
@@ -195,6 +231,27 @@ def test_precisions_by_hand():
     assert precision.measures(one) == {}
 
 
+@pytest.mark.parametrize("rule", ["bp", "linear"])
+@pytest.mark.parametrize("arithmetic", precision.PRECISIONS)
+def test_precisions_are_compared_over_the_seeds_and_epochs_that_all_have(rule, arithmetic):
+    def errors(config, epochs):
+        if (config.rule, config.precision) != (rule, arithmetic):
+            return [50.0 + config.seed + 3.0 * (config.precision == "bf16")] * epochs
+        if config.seed == 1:  # the other three go on with this seed alone
+            return None
+        return [50.0 + config.seed + 3.0 * (config.precision == "bf16")] * 7
+
+    found = precision.measures(results_of("precision", errors))
+    assert found["difference"] == Measure(pytest.approx(3), 1, 7)
+    assert found["seed_sd"] == Measure(pytest.approx(math.sqrt(2)), 1, 7)  # of seeds 0 and 2
+    assert found["ratio"] == Measure(pytest.approx(3 / math.sqrt(2)), 1, 7)
+    without = results_of(
+        "precision",
+        lambda c, n: None if (c.rule, c.precision) == (rule, arithmetic) else errors(c, n),
+    )
+    assert precision.measures(without) == {}
+
+
 def test_what_the_width_changes_by_hand():
     def errors(config, epochs):
         lead = 10.0 if config.width == 1 / 8 else 4.0
@@ -228,6 +285,22 @@ def test_the_choices_by_hand():
         assert choice.leak == 4
     gone = toys.record(RunConfig(seed=4), [1.0, 90.0], diverged=True)
     assert selection.choose([gone, c]).on_test is c
+
+
+def test_what_the_choice_on_the_test_set_is_worth_by_hand():
+    """Under Backprop the halves disagree, as in the choices above."""
+    results = results_of("selection", lambda c, n: [50.0] * 20 if c.activation == "tanh" else None)
+    first, second, *_ = [c for c in results.records if c.rule == "bp"]
+    records = dict(results.records)
+    records[first] = halved(first, 15.0, 30.0)
+    records[second] = halved(second, 20.0, 22.0)
+    found = selection.measures(replace(results, records=records))
+    assert values(found) == pytest.approx(
+        {"leak_mean": (4 + 0) / 2, "leak_max": 4, "tanh_bp_best": 79, "tanh_linear_best": 50}
+    )
+    assert set(windows(found).values()) == {(19, 20)}
+    assert selection.measures(replace(results, records={})) == {}
+    assert selection.measures(replace(results, records={first: records[first]})) == {}
 
 
 def test_the_steps_of_the_own_model_chapter_are_compared_by_seed():

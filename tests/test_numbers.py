@@ -73,6 +73,14 @@ def test_the_distance_is_taken_where_the_curve_was_digitised():
     assert math.isnan(numbers.distance(record, late))
     diverged = toys.record(CONFIG, [90.0, 90.0], diverged=True)
     assert numbers.distance(diverged, late) == pytest.approx(9)
+    assert numbers.distance(diverged, late, shift=2) == pytest.approx(9)
+
+
+def test_no_epoch_of_the_run_stands_for_one_before_the_first():
+    record = toys.record(CONFIG, [90.0, 80.0, 40.0])  # 10, 20 and 60 %
+    curve = PaperCurve([0, 1, 2], [0.0] * 3, [50.0, 13.0, 20.0], [0.0] * 3)
+    assert numbers.distance(record, curve) == pytest.approx((3 + 0) / 2)
+    assert numbers.distance(record, curve, shift=1) == pytest.approx((40 + 7 + 40) / 3)
 
 
 def test_the_interval_is_students():

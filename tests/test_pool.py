@@ -141,6 +141,22 @@ def test_more_cores_than_jobs_are_no_error(place: Place, monkeypatch: pytest.Mon
     assert lengths(place) == {0: 2}
 
 
+@pytest.mark.parametrize("start", [train_all, train_missing])
+def test_by_default_every_core_or_gpu_has_a_run_and_time_is_not_limited(
+    place: Place, monkeypatch: pytest.MonkeyPatch, start: Callable[..., list[Failure]]
+) -> None:
+    def spy(goals: Any, place: Any, devices: Any, jobs: int, budget: Budget, show: Any) -> Any:
+        asked.append((jobs, budget.minutes))
+        return []
+
+    asked: list[tuple[int, float | None]] = []
+    monkeypatch.setattr(pool, "_train_in_processes", spy)
+    monkeypatch.setattr(pool, "_cores", lambda: 3)
+    start(GOALS, place, devices=[CPU])
+    start(GOALS, place, devices=[torch.device("cuda", number) for number in range(2)])
+    assert asked == [(3, None), (2, None)]
+
+
 def test_two_goals_of_one_run_are_one_run_that_grows(place: Place) -> None:
     goals = [Goal(TINY, 1), Goal(TINY, 3), Goal(TINY, 2)]
     assert train(place, goals) == []

@@ -492,6 +492,15 @@ def test_trainers_are_kept_by_their_program_and_share_their_images():
     assert trainers.get(replace(SMALL, batch=10)) is not kept[0]
 
 
+def test_memory_is_given_back_to_a_gpu(monkeypatch):
+    emptied = []
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: emptied.append("cuda"))
+    Trainers(Path(), CPU).clear()
+    assert emptied == []
+    Trainers(Path(), torch.device("cuda")).clear()
+    assert emptied == ["cuda"]
+
+
 @pytest.mark.parametrize("eager", [True, False])
 def test_trainers_take_the_plain_step_if_asked(monkeypatch, eager):
     asked = []

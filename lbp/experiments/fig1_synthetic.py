@@ -176,6 +176,28 @@ def combinations(inits: int = 6, seed: int = 0, max_steps: int = 2000) -> list[C
 # --- its measures
 
 
+def train_everything(profile: str, inits: int, seed: int) -> tuple[Figure1, list[Combination]]:
+    """Train what the notebook shows: the figure, and the combinations where the paper is silent.
+
+    Args:
+        profile: "smoke" trains a few networks for a short time; all others train everything.
+        inits: Number of initialisations under each rule.
+        seed: Seed of the noise and of the initialisations.
+
+    Raises:
+        LbpError: If an argument is out of its range.
+    """
+    if profile == "smoke":
+        return compute(min(inits, 4), seed, 800), combinations(2, seed, 400)
+    return compute(inits, seed), combinations(seed=seed)
+
+
+def judged(result: Figure1, profile: str) -> dict[str, dict[str, float]]:
+    """Return the numbers that claims are judged by, at the only scale: none if it is not whole."""
+    whole = profile != "smoke" and len(result.relu["bp"].converged) == INITS
+    return {"paper": measures(result) if whole else {}}
+
+
 def measures(result: Figure1) -> dict[str, float]:
     """Return the numbers of Figure 1 by name; NaN where no network converged.
 

@@ -69,6 +69,16 @@ def test_the_number_found_has_a_unit():
     assert bounds == ["1 to 2 points", "at most 2 points", "at least 1 points"]
 
 
+def test_the_table_of_verdicts_has_a_row_for_each():
+    judged = [judge(CLAIM, {"paper": {"m": Measure(1.234, 1, 30)}}), judge(CLAIM, {})]
+    short, long = claims.table(judged), claims.table(judged, details=True)
+    assert short.columns == ["place", "claim", "verdict"]
+    assert short.rows == [["1", "s", f"**reproduced {FULL} 30**"], ["1", "s", f"**{NOT_RUN}**"]]
+    assert long.columns == [*short.columns, "paper", "source", "reproduced if", "found"]
+    source = ["p", "the paper's text", "1 to 2 points"]
+    assert long.rows == [[*short.rows[0], *source, "1.23 points"], [*short.rows[1], *source, "-"]]
+
+
 def test_the_file_of_claims_is_whole():
     loaded = claims.load()
     known = {*EXPERIMENTS, "fig1_synthetic", "cost", "table_binarized"}

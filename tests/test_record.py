@@ -1,5 +1,6 @@
 """Records: what they refuse, the way through JSON and back, and damage that is never silent."""
 
+import hashlib
 import json
 import math
 import random
@@ -156,6 +157,21 @@ def test_a_record_comes_back_from_json_as_it_was(record: Record) -> None:
     assert found.diverged == record.diverged
     assert found.begins_like(record)
     assert record.begins_like(found)
+
+
+def test_the_fields_of_a_run_stand_in_the_order_of_their_names() -> None:
+    """A field that is added or moved in `RunConfig` then changes no digest."""
+    config = RunConfig(width=0.125, seed=1, rule="bp", lr=0.01, batch=64)
+    names = list(json.loads(toys.record(config, [60.0]).to_json())["config"])
+    assert names == ["batch", "lr", "rule", "seed", "width"]
+
+
+def test_the_digest_is_that_of_the_four_parts_as_they_stand_in_the_file() -> None:
+    form = ",\n".join(f'"{name}": (.*)' for name in ("config", "stretches", "epochs", "layers"))
+    found = re.fullmatch(f'{{\n{form},\n"digest": "(.*)"\n}}\n', RECORD.to_json(), re.DOTALL)
+    assert found is not None
+    *parts, digest = found.groups()
+    assert hashlib.sha256("\n".join(parts).encode()).hexdigest() == digest
 
 
 def test_whole_numbers_may_be_given_as_integers() -> None:

@@ -25,6 +25,7 @@ PARTS = (
 IGNORED = shutil.ignore_patterns("__pycache__", "cifar-10*", "checkpoints", ".ipynb_checkpoints")
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Keep the tests of the whole book in one process, so that it is built once."""
     for item in items:

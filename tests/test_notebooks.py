@@ -112,12 +112,11 @@ def test_a_changed_number_fails(python, project):
     path = project / "notebooks" / FIG1
     notebook = nbformat.read(path, as_version=4)
     for output in (o for c in code_cells(notebook) if is_compared(c) for o in c.outputs):
-        holder = output if output.output_type == "stream" else output.get("data", {})
-        key = "text" if output.output_type == "stream" else "text/plain"
-        if found := re.search(r"\d\.\d*(\d)", holder.get(key, "")):
+        data = output.get("data", {})
+        if found := re.search(r"\d\.\d*(\d)", data.get("text/markdown", "")):
             at, digit = found.start(1), found.group(1)
-            text = holder[key]
-            holder[key] = f"{text[:at]}{(int(digit) + 1) % 10}{text[at + 1 :]}"
+            text = data["text/markdown"]
+            data["text/markdown"] = f"{text[:at]}{(int(digit) + 1) % 10}{text[at + 1 :]}"
             break
     else:
         pytest.fail("no number is compared")

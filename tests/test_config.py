@@ -25,7 +25,9 @@ DEFAULTS = {
     "normalisation": "channel",
     "augment": False,
     "lr": 0.001,
+    "lr_drop": 0,
     "l2": 0.0,
+    "unit_l2": 0.0,
     "momentum": 0.0,
     "batch": 128,
     "seed": 0,
@@ -46,7 +48,9 @@ OTHER = {
     "normalisation": "unit",
     "augment": True,
     "lr": 0.5,
+    "lr_drop": 3,
     "l2": 0.5,
+    "unit_l2": 0.5,
     "momentum": 0.5,
     "batch": 64,
     "seed": 5,
@@ -112,6 +116,14 @@ def test_the_defaults_never_change():
 )
 def test_the_names_of_runs_never_change(changes, text):
     assert RunConfig(**changes).key == hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@pytest.mark.parametrize(
+    ("drop", "rates"), [(0, [0.5, 0.5, 0.5, 0.5, 0.5]), (2, [0.5, 0.5, 0.05, 0.05, 0.005])]
+)
+def test_the_learning_rate_falls_to_a_tenth_after_every_so_many_epochs(drop, rates):
+    config = RunConfig(lr=0.5, lr_drop=drop)
+    assert [config.lr_in(epoch) for epoch in range(1, 6)] == pytest.approx(rates)
 
 
 def test_every_field_decides_the_name():

@@ -115,7 +115,7 @@ class Project:
         text = path.read_text("utf-8")
         assert old in text
         path.write_text(text.replace(old, new), "utf-8")
-        return self.commit(new)
+        return self.commit(new or f"without {old}")
 
     def fingerprint(self) -> str:
         """Return the fingerprint of TINY under the code as it is here now."""
@@ -141,18 +141,25 @@ OTHER_ERROR = "return (~correct).sum().item() * 100 / (len(correct) + 1)"
 def test_a_proof_is_recorded_where_code_changed_and_numbers_did_not(project: Project) -> None:
     before = project.fingerprint()
     record = toys.record(TINY, [60.0], fingerprint=before)
-    commented = project.change("lab/train", ERROR, f"# In percent.\n    {ERROR}")
+    project.change("lab/train", ERROR, f"# In percent.\n    {ERROR}")
     assert prove(project.base, [TINY]) == []
     assert project.fingerprint() == before
     assert not project.table.exists()
 
+    changed = [project.root / "lbp" / "lab" / name for name in ("equals.py", "units/__init__.py")]
+    texts = [path.read_text("utf-8") for path in changed]
+    project.change("lab/equals", '    replace(_PLAIN, activation="silu", precision="bf16"),\n', "")
+    without = project.change("lab/units/__init__", '    "silu": nn.SiLU,\n', "")
+    for path, text in zip(changed, texts, strict=True):
+        path.write_text(text, "utf-8")
     rewritten = project.change("lab/train", ERROR, SAME_ERROR)
     after = project.fingerprint()
     assert after != before
     assert is_stale(record)
-    (proof,) = prove("HEAD~1", [TINY, replace(TINY, seed=1)])
+    new_run = replace(TINY, activation="silu")  # it has no earlier numbers
+    (proof,) = prove("HEAD~1", [TINY, replace(TINY, seed=1), new_run])
     assert (proof.old, proof.new) == (before, after)
-    assert (proof.old_commit, proof.new_commit) == (commented, rewritten)
+    assert (proof.old_commit, proof.new_commit) == (without, rewritten)
     assert proof.runs == [TINY.differing(), replace(TINY, seed=1).differing()]
     assert proof.epochs == EPOCHS
     assert not is_stale(record)
@@ -203,6 +210,13 @@ def test_without_git_it_is_told_in_a_line(
 
 
 @pytest.mark.slow
+def test_runs_that_the_earlier_code_does_not_have_prove_nothing(project: Project) -> None:
+    project.change("lab/units/__init__", '    "silu": nn.SiLU,\n', "")
+    message = told(lambda: prove("HEAD", [replace(TINY, activation="silu")]))
+    assert message == "HEAD has none of these runs: there is nothing to prove"
+
+
+@pytest.mark.slow
 def test_code_that_cannot_train_the_runs_is_told_in_a_line(project: Project) -> None:
     (project.root / "lbp" / "lab" / "equals.py").unlink()  # as in a commit from before it was there
     project.commit("without")
@@ -218,6 +232,7 @@ def test_a_damaged_table_is_told_and_stays(
     def numbers_in(root: Path, runs: list[RunConfig]) -> list[dict[str, Any]]:
         return found if root == project.root else [found[0] | {"fingerprint": "b"}]
 
+    monkeypatch.setattr(equals, "_known_in", lambda root, runs: runs)
     monkeypatch.setattr(equals, "_numbers_in", numbers_in)
     project.table.write_text("[")
     assert f"{project.table} is damaged" in told(lambda: prove("HEAD", [TINY]))

@@ -390,6 +390,18 @@ def origin(**changes: Any) -> Change:
 DEEP = json.loads("[" * 300 + "]" * 300)
 
 
+def test_a_record_has_no_column_that_its_network_has_no_numbers_for() -> None:
+    assert not {"sign_flips", "unit_parameters"} & set(re.findall(r"\w+", RECORD.to_json()))
+    rows = [replace(row, sign_flips=row.epoch / 7) for row in RECORD.epochs]
+    layers = [replace(glance, unit_parameters=[-1.5, 2 / 3]) for glance in RECORD.layers]
+    record = replace(RECORD, epochs=rows, layers=layers)
+    again = Record.from_json(record.to_json())
+    assert again.to_json() == record.to_json()
+    assert [row.sign_flips for row in again.epochs] == [0.1428571, 0.2857143, 0.4285714]
+    assert again.layers[0].unit_parameters == [-1.5, 0.6667]
+    assert not RECORD.begins_like(record)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -433,6 +445,10 @@ DEEP = json.loads("[" * 300 + "]" * 300)
         (put("layers", "weight", 0, value=0.5), "weight holds '0.5': a list is needed"),
         (put("layers", "weight", 0, 0, value="x"), "weight holds 'x': a number is needed"),
         (put("layers", "weight", 0, 0, value=[]), "weight holds '[]': a number is needed"),
+        (put("epochs", "sign_flips", value=[0.1, None, 0.1]), "sign_flips is nan in epoch 2"),
+        (put("epochs", "sign_flips", value=[0.1, 0.1, -1]), "sign_flips is -1.0 in epoch 3"),
+        (put("epochs", "sign_flips", value=[0.1]), "the columns of Epoch have different lengths"),
+        (put("layers", "unit_parameters", value=[1.5]), "the columns of Layers have different"),
         # stretches
         (put("stretches", 0, "first", value=1.0), "first holds '1.0': a value of type int is"),
         (put("stretches", 0, "last", value=True), "last holds 'True': a value of type int is"),

@@ -129,6 +129,24 @@ def test_a_step_is_that_of_pytorchs_sgd(momentum):
         torch.testing.assert_close(p, q.detach(), atol=1e-6, rtol=1e-5)
 
 
+def test_the_learning_rate_of_an_epoch_is_the_one_that_its_steps_take():
+    dropped = Trainer(replace(SMALL, lr=1e-2, lr_drop=1), load())
+    constant = Trainer(replace(SMALL, lr=1e-2), load())
+    for trainer in (dropped, constant):
+        trainer.train_epoch()
+    torch.testing.assert_close(weights(dropped), weights(constant), rtol=0, atol=0)
+    steps = []
+    for trainer, lr in ((dropped, 1e-3), (constant, 1e-2)):
+        before = weights(trainer).clone()
+        gradients = [torch.ones_like(p) for p in trainer.model.parameters()]
+        trainer.epochs_done = 1
+        trainer._sizes = []  # no step but the one below
+        trainer.train_epoch()
+        trainer._update(list(trainer.model.parameters()), gradients, [])
+        steps.append(before - weights(trainer))
+        assert steps[-1].mean().item() == pytest.approx(lr, rel=1e-3)
+
+
 @pytest.mark.parametrize(
     ("batch", "expected"), [(32, [32, 32, 32, 4]), (50, [50, 50]), (128, [100])]
 )

@@ -45,7 +45,9 @@ class RunConfig:
     normalisation: Literal["channel", "unit"] = "channel"  # channel means and stds, or [0, 1]
     augment: bool = False  # pad by 4, crop, flip
     lr: float = 1e-3
+    lr_drop: int = 0  # after every so many epochs lr is divided by 10; 0: it is constant
     l2: float = 0.0  # weight decay, as SGD's gradient term
+    unit_l2: float = 0.0  # that of the activation functions' own parameters, in place of l2
     momentum: float = 0.0
     batch: int = 128
     seed: int = 0  # of the initialisation, the order of the images, dropout and augmentation
@@ -60,7 +62,9 @@ class RunConfig:
         _check_range("train_images", self.train_images, 10, TRAIN_IMAGES)
         _check_range("test_images", self.test_images, 20, TEST_IMAGES)
         _check_range("lr", self.lr, 1e-8, 100)
+        _check_range("lr_drop", self.lr_drop, 0, 100_000)
         _check_range("l2", self.l2, 0, 10)
+        _check_range("unit_l2", self.unit_l2, 0, 10)
         _check_range("momentum", self.momentum, 0, 0.9999)
         _check_range("batch", self.batch, 1, TRAIN_IMAGES)
         _check_range("seed", self.seed, 0, 2**31 - 1)
@@ -93,6 +97,10 @@ class RunConfig:
         if extra := sorted(data.keys() - config.differing().keys()):
             raise LbpError(f"{extra[0]} = {data[extra[0]]!r} is the default: leave it out")
         return config
+
+    def lr_in(self, epoch: int) -> float:
+        """Return the learning rate in an epoch, which counts from 1."""
+        return self.lr * 0.1 ** ((epoch - 1) // self.lr_drop) if self.lr_drop else self.lr
 
     @property
     def key(self) -> str:

@@ -39,6 +39,7 @@ RUNS = (
     replace(_PLAIN, rule="bp", activation="hardtanh", head="mlp", init="he"),
     replace(_PLAIN, activation="gelu", batch_norm=False, init="he", lr=1e-4),
     replace(_PLAIN, activation="silu", precision="bf16"),
+    replace(_PLAIN, lr_drop=1, unit_l2=1e-2, seed=2),
     RunConfig(
         model="resnet18", dataset="stand-in", train_images=20, test_images=20, batch=10, lr=1e-4
     ),
@@ -69,13 +70,20 @@ def numbers(config: RunConfig, epochs: int) -> dict[str, Any]:
         digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return {
         "fingerprint": fingerprint.fingerprint(config),
-        "rows": repr((rows, layers)),
+        # What a run has no number for is left out, so that a new column changes no old run.
+        "rows": repr(([_filled(row) for row in rows], [_filled(glance) for glance in layers])),
         "weights": digest.hexdigest(),
     }
 
 
+def _filled(row: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in row.items() if value is not None}
+
+
 def prove(commit: str, runs: Iterable[RunConfig] = RUNS) -> list[Proof]:
     """Compare the numbers of an earlier commit with those of this one, and record what is equal.
+
+    Runs that the earlier commit did not have yet need no proof and are left out.
 
     Args:
         commit: Any name that git has for the earlier commit.
@@ -86,9 +94,8 @@ def prove(commit: str, runs: Iterable[RunConfig] = RUNS) -> list[Proof]:
 
     Raises:
         LbpError: If the code here is not committed, there is no such commit, its code cannot train
-            the runs, or a number differs; the message names the run.
+            the runs or has none of them, or a number differs; the message names the run.
     """
-    runs = list(runs)
     root = paths.project()
     if _git(root, "status", "--porcelain", "--", "lbp"):
         raise LbpError("the code in lbp/ is not committed: a proof names the commits, commit first")
@@ -96,6 +103,9 @@ def prove(commit: str, runs: Iterable[RunConfig] = RUNS) -> list[Proof]:
     then = _git(root, "rev-parse", "--verify", f"{commit}^{{commit}}")
     with tempfile.TemporaryDirectory() as folder:
         _copy_of(root, then, Path(folder))
+        runs = _known_in(Path(folder), list(runs))
+        if not runs:
+            raise LbpError(f"{commit} has none of these runs: there is nothing to prove")
         old = _numbers_in(Path(folder), runs)
     new = _numbers_in(root, runs)
     different = [run for run, a, b in zip(runs, old, new, strict=True) if _values(a) != _values(b)]
@@ -148,10 +158,35 @@ def _copy_of(root: Path, commit: str, folder: Path) -> None:
         archive.extractall(folder, filter="data")
 
 
+# It must stay within what the code of earlier commits has, as the call of this module must.
+_KNOWS = """
+import json, sys
+from lbp.errors import LbpError
+from lbp.lab.config import RunConfig
+def knows(data):
+    try:
+        return bool(RunConfig.from_differing(data))
+    except LbpError:
+        return False
+json.dump([knows(data) for data in json.load(sys.stdin)], sys.stdout)
+"""
+
+
+def _known_in(root: Path, runs: list[RunConfig]) -> list[RunConfig]:
+    """Return the runs that the code in another folder has."""
+    known = _asked(root, runs, "-c", _KNOWS)
+    return [run for run, is_known in zip(runs, known, strict=True) if is_known]
+
+
 def _numbers_in(root: Path, runs: list[RunConfig]) -> list[dict[str, Any]]:
     """Return what the code in another folder computes, run by run."""
+    return _asked(root, runs, "-m", "lbp.lab.equals")
+
+
+def _asked(root: Path, runs: list[RunConfig], *arguments: str) -> list[Any]:
+    """Return what Python prints when the code in another folder is given these runs."""
     done = subprocess.run(
-        [sys.executable, "-m", "lbp.lab.equals"],
+        [sys.executable, *arguments],
         input=json.dumps([run.differing() for run in runs]),
         cwd=root,
         env=os.environ | {"PYTHONPATH": str(root), "LBP_PROJECT": str(paths.project())},
@@ -162,7 +197,7 @@ def _numbers_in(root: Path, runs: list[RunConfig]) -> list[dict[str, Any]]:
     if done.returncode:
         reason = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise LbpError(f"the code in {root} cannot train these runs: {reason}")
-    found: list[dict[str, Any]] = json.loads(done.stdout)
+    found: list[Any] = json.loads(done.stdout)
     return found
 
 

@@ -13,6 +13,7 @@ from lbp.linearization import activation_modules, linearize
 
 # A unit is saturated where its slope |f'(z)| is below this share of the largest one.
 SATURATED = 0.1
+CHANNELS_SHOWN = 8
 
 
 def probe(model: nn.Module, config: RunConfig, x: Tensor, labels: Tensor, epoch: int) -> Layers:
@@ -22,7 +23,7 @@ def probe(model: nn.Module, config: RunConfig, x: Tensor, labels: Tensor, epoch:
 
     Args:
         model: The network.
-        config: Its run, of which lr, l2, rule and activation are used.
+        config: Its run, of which learning rate, l2, rule and activation are used.
         x: Normalised images, float32 [N, 3, 32, 32].
         labels: Int64 [N].
         epoch: How many epochs the network has been trained.
@@ -45,15 +46,18 @@ def probe(model: nn.Module, config: RunConfig, x: Tensor, labels: Tensor, epoch:
     for hook in hooks:
         hook.remove()
 
+    lr = config.lr_in(epoch + 1)
+    own = [p[:CHANNELS_SHOWN].flatten() for unit in units for p in unit.parameters(recurse=False)]
     pairs = list(zip(chosen, (w.detach().double() for w in weights), strict=True))
     return Layers(
         epoch=epoch,
-        update=_floats([config.lr * (g + config.l2 * w).norm() for g, w in pairs]),
+        update=_floats([lr * (g + config.l2 * w).norm() for g, w in pairs]),
         weight=_floats([w.norm() for _, w in pairs]),
         gradient=_floats([g.norm() for g in true]),
         cosine=_floats([_cosine(g, t) for g, t in zip(chosen, true, strict=True)]),
         preactivation=_floats(sizes),
         saturated=_floats(shares),
+        unit_parameters=torch.cat(own).tolist() if own else None,
     )
 
 

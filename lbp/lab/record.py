@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
-from typing import Any, Literal, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lbp.errors import LbpError
 from lbp.lab import sealed
@@ -32,6 +32,9 @@ class Epoch:
     test_error_half_1: float
     max_preactivation: float  # largest |input of an activation function| on the test set
     seconds: float  # training and evaluation
+    # How often a binarized weight changed its sign in the epoch, on average; only of networks that
+    # have such weights.
+    sign_flips: float | None = None
 
     def __post_init__(self) -> None:
         _round_fields(self, digits=7)
@@ -53,6 +56,9 @@ class Layers:
     cosine: list[float]  # between the rule's gradient and the true one
     preactivation: list[float]  # root mean square
     saturated: list[float]  # share of units with |f'(z)| below a tenth of its largest value
+    # The activation functions' own parameters, if they have any: of each layer's first
+    # `CHANNELS_SHOWN` channels one after the other, see `lbp.lab.probe`.
+    unit_parameters: list[float] | None = None
 
     def __post_init__(self) -> None:
         _round_fields(self, digits=4)
@@ -207,6 +213,8 @@ def _check_epochs(config: RunConfig, epochs: Sequence[Epoch]) -> None:
             if getattr(row, name) < 0:
                 raise LbpError(f"{name} is {getattr(row, name)} {where}: 0 or more is needed")
         _check_within("seconds", row.seconds, 0, math.inf, where)
+        if row.sign_flips is not None:
+            _check_within("sign_flips", row.sign_flips, 0, math.inf, where)
         for name in _PERCENTAGES:
             _check_within(name, getattr(row, name), 0, 100, where)
         if row.test_error_top5 > row.test_error:
@@ -222,6 +230,13 @@ def _check_halves(config: RunConfig, row: Epoch, where: str) -> None:
         raise LbpError(f"the errors of the two halves do not average to test_error {where}")
 
 
+_RANGES = {
+    "cosine": (-1.001, 1.001),
+    "saturated": (0, 1),
+    "unit_parameters": (-math.inf, math.inf),
+}
+
+
 def _check_layers(layers: Sequence[Layers], epochs: int) -> None:
     at = [glance.epoch for glance in layers]
     if at != sorted(set(at)) or not all(0 <= epoch <= epochs for epoch in at):
@@ -229,14 +244,14 @@ def _check_layers(layers: Sequence[Layers], epochs: int) -> None:
             f"its glances at the layers are after the epochs {at}, out of order or range"
         )
     names = [field.name for field in fields(Layers) if field.name != "epoch"]
-    lengths = [{name: len(getattr(glance, name)) for name in names} for glance in layers]
+    lengths = [{name: len(getattr(glance, name) or ()) for name in names} for glance in layers]
     if any(length != lengths[0] for length in lengths):
         raise LbpError("its glances at the layers have different numbers of layers")
     for glance in layers:
         where = f"in the glance after epoch {glance.epoch}"
         for name in names:
-            low, high = {"cosine": (-1.001, 1.001), "saturated": (0, 1)}.get(name, (0, math.inf))
-            for value in filter(math.isfinite, getattr(glance, name)):
+            low, high = _RANGES.get(name, (0, math.inf))
+            for value in filter(math.isfinite, getattr(glance, name) or ()):
                 _check_within(name, value, low, high, where)
 
 
@@ -268,7 +283,7 @@ def _round_fields(row: Epoch | Layers, *, digits: int) -> None:
         value = getattr(row, field.name)
         if isinstance(value, list):
             object.__setattr__(row, field.name, [float(format(entry, form)) for entry in value])
-        elif field.type is float:  # also where it was given as an integer
+        elif value is not None and field.type in (float, float | None):  # also for an integer
             object.__setattr__(row, field.name, float(format(value, form)))
 
 
@@ -293,13 +308,21 @@ def _all_finite(values: Sequence[Any]) -> bool:
 
 def _columns_to_json(kind: type[Epoch] | type[Layers], rows: Sequence[Any]) -> str:
     columns = {f.name: [_plain(getattr(row, f.name)) for row in rows] for f in fields(kind)}
+    for name in _optional(kind):
+        if all(getattr(row, name) is None for row in rows):
+            del columns[name]  # a record has no column that its network has no numbers for
     lines = ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in columns.items())
     return f"{{\n{lines}\n}}"
 
 
+def _optional(kind: type[Epoch] | type[Layers]) -> set[str]:
+    return {field.name for field in fields(kind) if field.default is None}
+
+
 def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]:
     hints = get_type_hints(kind)
-    sealed.check_keys(f"the part {kind.__name__}", columns, tuple(hints))
+    sealed.check_keys(f"the part {kind.__name__}", columns, tuple(hints), _optional(kind))
+    hints = {name: hint for name, hint in hints.items() if name in columns}
     for name, column in columns.items():
         if not isinstance(column, list):
             raise LbpError(f"{name} is {str(column)[:40]!r}: a list is needed")
@@ -311,8 +334,9 @@ def _rows_from_columns(kind: Any, columns: Mapping[str, list[Any]]) -> list[Any]
 
 def _column(name: str, hint: Any, column: list[Any]) -> list[Any]:
     """Check the types of a column; what JSON writes as null is not a number."""
+    hint = next((kind for kind in get_args(hint) if get_origin(kind) is list), hint)
     if get_origin(hint) is not list:
-        return _numbers(name, hint, column)
+        return _numbers(name, int if hint is int else float, column)
     for entry in column:
         if not isinstance(entry, list):
             raise LbpError(f"{name} holds {str(entry)[:40]!r}: a list is needed")

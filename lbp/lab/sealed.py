@@ -37,13 +37,18 @@ def loads(text: str) -> Any:
         raise LbpError(f"{type(error).__name__}: {error}") from error
 
 
-def check_keys(what: str, data: object, names: Collection[str]) -> None:
-    """Raise `LbpError` unless `data` is an object of JSON with just these names."""
+def check_keys(
+    what: str, data: object, names: Collection[str], optional: Collection[str] = ()
+) -> None:
+    """Raise `LbpError` unless `data` is an object of JSON with just these names.
+
+    Those of them that are `optional` may be left out.
+    """
     if not isinstance(data, dict):
         raise LbpError(f"{what} is {str(data)[:40]!r}: an object with names is needed")
     for name in data:
         check_choice(f"entry of {what}", name, names)
-    if missing := [name for name in names if name not in data]:
+    if missing := [name for name in names if name not in data and name not in optional]:
         raise LbpError(f"{what} lacks {', '.join(missing)}")
 
 

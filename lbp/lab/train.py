@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from lbp.lab import images
 from lbp.lab.config import RunConfig
-from lbp.lab.models import build
+from lbp.lab.models import build, clamped_parameters
 from lbp.lab.probe import probe
 from lbp.lab.record import Epoch, Layers
 from lbp.linearization import activation_modules
@@ -53,6 +53,12 @@ class Trainer:
         self._velocity = [torch.zeros_like(p) for p in self._parameters if config.momentum]
         self._lr = torch.zeros((), device=self.device)
         self._l2 = torch.zeros((), device=self.device)
+        self._unit_l2 = torch.zeros((), device=self.device)
+        units = activation_modules(self.model).values()
+        of_units = {id(p) for unit in units for p in unit.parameters(recurse=False)}
+        self._decays = [self._unit_l2 if id(p) in of_units else self._l2 for p in self._parameters]
+        self._clamped = clamped_parameters(self.model)
+        self._flips = torch.zeros((), dtype=torch.int64, device=self.device)
         total = len(split.train)
         self._order = torch.zeros(total, dtype=torch.int64, device=self.device)
         self._augmentation = torch.zeros(total, 3, dtype=torch.int64, device=self.device)
@@ -76,8 +82,9 @@ class Trainer:
         self.model.load_state_dict(build(config).state_dict())
         for velocity in self._velocity:
             velocity.zero_()
-        self._lr.fill_(config.lr)
+        self._lr.fill_(config.lr_in(1))
         self._l2.fill_(config.l2)
+        self._unit_l2.fill_(config.unit_l2)
 
     def epoch(self, on_batch: Callable[[int], object] = lambda images: None) -> Epoch:
         """Train for one epoch and evaluate.
@@ -103,6 +110,7 @@ class Trainer:
             test_error_half_0=_error(correct[half == 0]),
             test_error_half_1=_error(correct[half == 1]),
             max_preactivation=largest.item(),
+            sign_flips=self._flips_of_a_weight(),
             seconds=time.perf_counter() - start,
         )
 
@@ -132,13 +140,14 @@ class Trainer:
     ) -> tuple[float, float]:
         """Take one pass over the training images; return the mean loss and the accuracy in %."""
         self.epochs_done += 1
+        self._lr.fill_(self.config.lr_in(self.epochs_done))
         # Seeded afresh for each epoch, so a checkpoint needs no random state.
         torch.manual_seed((self.config.seed << 20) + self.epochs_done)
         total = len(self.split.train)
         self._order.copy_(torch.randperm(total))
         if self.config.augment:
             self._augmentation.copy_(images.draw_augmentation(total))
-        for sum_ in (self._position, self._loss, self._correct):
+        for sum_ in (self._position, self._loss, self._correct, self._flips):
             sum_.zero_()
         self.model.train()
         for size in self._sizes:
@@ -236,7 +245,7 @@ class Trainer:
 
         `torch.optim.SGD` is not used because its weight decay is a constant to the compiler.
         """
-        step = torch._foreach_mul(parameters, self._l2)
+        step = torch._foreach_mul(parameters, self._decays)
         torch._foreach_add_(step, gradients)
         if self.config.momentum:
             torch._foreach_mul_(velocity, self.config.momentum)
@@ -244,7 +253,16 @@ class Trainer:
             step = torch._foreach_mul(velocity, self._lr)
         else:
             torch._foreach_mul_(step, self._lr)
+        before = [p.sign() for p in self._clamped]
         torch._foreach_sub_(parameters, step)
+        for parameter, sign in zip(self._clamped, before, strict=True):
+            parameter.clamp_(-1, 1)
+            self._flips += (parameter.sign() != sign).sum()
+
+    def _flips_of_a_weight(self) -> float | None:
+        """Return the epoch's mean number of sign flips of a clamped weight, None without them."""
+        weights = sum(p.numel() for p in self._clamped)
+        return self._flips.item() / weights if weights else None
 
     def _autocast(self) -> torch.autocast:
         bf16 = self.config.precision == "bf16"

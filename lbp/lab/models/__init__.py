@@ -40,6 +40,15 @@ def build(config: RunConfig) -> nn.Module:
     return model
 
 
+def clamped_parameters(model: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters that training keeps within [-1, 1].
+
+    They are those that a module names in an attribute `clamped`: the real-valued weights behind
+    binary ones.
+    """
+    return [getattr(m, name) for m in model.modules() for name in getattr(m, "clamped", ())]
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """What one image takes of a network.

@@ -3,12 +3,15 @@
 from lbp.block import backward_rule
 from lbp.errors import LbpError, LbpWarning
 from lbp.linearization import from_layer, linearize, restore
+from lbp.reach import Audit, audit
 from lbp.rules import Rule, compose, leaky, surrogate
 
 __all__ = [
+    "Audit",
     "LbpError",
     "LbpWarning",
     "Rule",
+    "audit",
     "backward_rule",
     "compose",
     "from_layer",

@@ -4,6 +4,7 @@ import io
 import os
 import random
 import re
+import select
 import signal
 import subprocess
 import sys
@@ -310,6 +311,25 @@ def test_goals_of_one_run_wait_for_each_other() -> None:
     assert pool._ready([longer, c], [b], 5) == [longer, c]
 
 
+def test_signals_wait_for_the_end_of_the_block_where_the_system_can_hold_them(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    came: list[int] = []
+    monkeypatch.setattr(pool, "_SIGNALS", (signal.SIGUSR1,))
+    before = signal.signal(signal.SIGUSR1, lambda number, frame: came.append(number))
+    try:
+        with pool._signals_left_to_parent():
+            signal.raise_signal(signal.SIGUSR1)
+            assert came == []
+        assert came == [signal.SIGUSR1]
+        monkeypatch.delattr(signal, "pthread_sigmask")  # as on Windows
+        with pool._signals_left_to_parent():
+            signal.raise_signal(signal.SIGUSR1)
+            assert came == 2 * [signal.SIGUSR1]
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+
+
 class ScarceStore(Store):
     """Stands for a device that is too small for two runs at once."""
 
@@ -440,6 +460,10 @@ def test_however_training_ends_no_process_stays_and_nothing_is_lost(
         for number in signals:
             send(parent, number)
             time.sleep(0.05)
+        ended, _, _ = select.select([server.stdout], [], [], 90)
+        if not ended:
+            os.killpg(parent, KILL)  # or this test would go on as long as the training
+        assert ended
         status = int(server.stdout.readline())
         wait_until(lambda: processes(parent) == 0, seconds=20)
         return status

@@ -418,8 +418,8 @@ def processes(session: int) -> int:
     return number
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 90.0) -> None:
-    end = time.monotonic() + seconds
+def wait_until(condition: Callable[[], bool]) -> None:
+    end = time.monotonic() + 90
     while not condition():
         assert time.monotonic() < end
         time.sleep(0.02)
@@ -467,7 +467,7 @@ def test_however_training_ends_no_process_stays_and_nothing_is_lost(
             os.killpg(parent, KILL)  # or this test would go on as long as the training
         assert ended
         status = int(server.stdout.readline())
-        wait_until(lambda: processes(parent) == 0, seconds=20)
+        wait_until(lambda: processes(parent) == 0)  # one that starts sees it after its imports
         return status
 
     with server:

@@ -1,7 +1,7 @@
 """`audit`: what a backward rule reaches in a model, seen in one pass and not guessed from code.
 
-The pass records which module makes which nodes of the autograd graph. Those of a rule are known from
-the calls themselves; the others are judged by their names.
+The pass records which module makes which nodes of the autograd graph. Those of a rule are known
+from the calls themselves; the others are judged by their names.
 """
 
 import copy

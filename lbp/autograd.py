@@ -249,7 +249,7 @@ def _called(
     return out
 
 
-Watcher = Callable[[Rule, Any, Tensor], None]
+Watcher = Callable[[Covered, Any, Tensor], None]
 _watchers: list[Watcher] = []
 
 
@@ -258,8 +258,8 @@ def watched_by(watcher: Watcher) -> Iterator[None]:
     """Tell a function of every call under a rule within the block.
 
     Args:
-        watcher: It gets the rule, the node of the autograd graph that the pre-activations come
-            from, or None, and the value.
+        watcher: It gets the function's entry in `lbp.coverage`, the node of the autograd graph that
+            the pre-activations come from, or None, and the value.
     """
     _watchers.append(watcher)
     try:
@@ -297,5 +297,5 @@ def call(
     node = z.grad_fn  # an in-place call changes it
     out = _called(rule, covered, function, args, kwargs)
     for watcher in _watchers:
-        watcher(rule, node, out)
+        watcher(covered, node, out)
     return out

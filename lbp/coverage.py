@@ -28,6 +28,7 @@ class Covered:
         arguments: The module's attributes that it passes by name to the first of `functions`.
         learns: Whether it has a parameter of its own. The parameter's gradient stays the true one.
         opt_in: Whether only `backward_rule(..., sign=True)` reaches it.
+        bounded: Whether its values are. As a factor of a product it is then a gate.
         note: What else a user should know.
     """
 
@@ -37,6 +38,7 @@ class Covered:
     arguments: tuple[str, ...] = ()
     learns: bool = False
     opt_in: bool = False
+    bounded: bool = False
     note: str = ""
 
 
@@ -89,13 +91,22 @@ COVERED = (
     Covered("SiLU", ("F.silu",), arguments=("inplace",)),
     Covered("Mish", ("F.mish",), arguments=("inplace",)),
     Covered("Softplus", ("F.softplus",), arguments=("beta", "threshold")),
-    Covered("Softsign", ("F.softsign",)),
-    Covered("Tanh", ("F.tanh", "torch.tanh", "Tensor.tanh"), ("torch.tanh_", "Tensor.tanh_")),
+    Covered("Softsign", ("F.softsign",), bounded=True),
+    Covered(
+        "Tanh",
+        ("F.tanh", "torch.tanh", "Tensor.tanh"),
+        ("torch.tanh_", "Tensor.tanh_"),
+        bounded=True,
+    ),
     Covered("Tanhshrink", ("F.tanhshrink",)),
     Covered(
-        "Hardtanh", ("F.hardtanh",), ("F.hardtanh_",), arguments=("min_val", "max_val", "inplace")
+        "Hardtanh",
+        ("F.hardtanh",),
+        ("F.hardtanh_",),
+        arguments=("min_val", "max_val", "inplace"),
+        bounded=True,
     ),
-    Covered("Hardsigmoid", ("F.hardsigmoid",), arguments=("inplace",)),
+    Covered("Hardsigmoid", ("F.hardsigmoid",), arguments=("inplace",), bounded=True),
     Covered("Hardswish", ("F.hardswish",), arguments=("inplace",)),
     Covered(
         "Hardshrink",
@@ -107,6 +118,7 @@ COVERED = (
         "Sigmoid",
         ("F.sigmoid", "torch.sigmoid", "Tensor.sigmoid", "torch.special.expit"),
         ("torch.sigmoid_", "Tensor.sigmoid_"),
+        bounded=True,
     ),
     Covered("LogSigmoid", ("F.logsigmoid",)),
     Covered(

@@ -5,6 +5,7 @@ from the calls themselves; the others are judged by their names.
 """
 
 import copy
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -18,16 +19,16 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lbp import autograd
 from lbp.block import backward_rule
+from lbp.coverage import Covered
 from lbp.errors import LbpError
 from lbp.linearization import changed_modules, restore
-from lbp.rules import Rule
 
-# What a node is likely to be, by the beginning of its name. The first that fits counts.
+# What a node is likely to be, by its name, as a pattern.
 _ACTIVATIONS = {
     "Relu": "a relu",
     "LeakyRelu": "a leaky relu",
-    "Prelu": "a prelu",
-    "Rrelu": "an rrelu",
+    "Prelu.*": "a prelu",
+    "Rrelu.*": "an rrelu",
     "Gelu": "a gelu",
     "Silu": "a silu",
     "Tanh": "a tanh",
@@ -42,38 +43,28 @@ _ACTIVATIONS = {
     "Softplus": "a softplus",
     "LogSigmoid": "a logsigmoid",
     "Threshold": "a threshold",
-    "Clamp": "a clamp, perhaps a relu",
+    "Clamp.*": "a clamp, perhaps a relu",
     "Maximum": "a maximum, perhaps a relu",
-    "Minimum": "a minimum",
+    "Minimum": "a minimum, perhaps a relu6",
     "Where": "a where, perhaps a relu",
-    "MaskedFill": "a masked fill",
     "Abs": "an absolute value, perhaps a softsign",
     "Pow": "a power, perhaps a squared relu",
     "Erf": "an erf, perhaps a gelu",
-    "Exp": "an exponential",
-    "Log": "a logarithm, perhaps a softplus",
-    "Sin": "a sine",
-    "Cos": "a cosine",
+    "Exp|Exp2|Expm1": "an exponential",
+    "Log|Log1P|Log2": "a logarithm, perhaps a softplus",
+    "Logaddexp": "a softplus",
+    "Sin|Cos": "a sine or cosine, perhaps a snake",
     "Atan": "an arctangent",
 }
 # Not linear either, but no activation functions.
 _OTHERS = {
-    "Softmax": "softmax",
-    "LogSoftmax": "softmax",
-    "ScaledDotProduct": "attention",
-    "NativeBatchNorm": "normalisation",
-    "NativeLayerNorm": "normalisation",
-    "NativeGroupNorm": "normalisation",
-    "FusedRmsNorm": "normalisation",
-    "CudnnBatchNorm": "normalisation",
-    "Rsqrt": "normalisation",
-    "LinalgVectorNorm": "normalisation",
-    "Norm": "normalisation",
-    "MaxPool": "max pooling",
-    "AdaptiveMaxPool": "max pooling",
+    "(Log)?Softmax": "softmax",
+    "ScaledDotProduct.*": "attention",
+    "(Native|Cudnn)(Batch|Layer|Group)Norm|FusedRmsNorm|LinalgVectorNorm|Norm": "normalisation",
+    "Rsqrt|Sqrt": "normalisation",
+    "(Adaptive)?MaxPool.*": "max pooling",
     "Glu": "gating",
-    "Lstm": "a fused recurrent network",
-    "Gru": "a fused recurrent network",
+    "Lstm.*|Gru.*|ThnnFused.*": "a fused recurrent network",
 }
 _SUMS = ("Mean", "Sum")  # a power that goes into one of them is a norm's
 # Through these a value goes on its way to a product: they move, copy, shift and scale it.
@@ -107,9 +98,10 @@ class Audit:
 
     Attributes:
         reached: How many calls the rule reached, by the module that made them.
-        gates: How many of these calls give a factor of a product with another branch, as in x *
-            sigmoid(x) or a squeeze-and-excitation block. There the rule changes one factor of a
-            larger function, whose gradient is then neither Backprop's nor the rule's.
+        gates: How many of these calls are gates: a bounded function that multiplies another branch,
+            as in x * sigmoid(x) or a squeeze-and-excitation block, or one that multiplies itself.
+            There the rule changes one factor of a larger function, whose gradient is then neither
+            Backprop's nor the rule's.
         never_called: Changed modules that the pass did not call.
         remaining: Activation functions, or what may be some, that keep their true derivative.
         others: How many further nodes are not linear, by kind: softmax, normalisation and so on.
@@ -134,7 +126,9 @@ class Audit:
         lines = [f"reached by the rule: {calls} calls in {len(self.reached)} modules"]
         lines += [f"  {_shown(name)}: {n}" for name, n in self.reached.items()]
         if self.gates:
-            lines += [f"of these as a factor of a product: {sum(self.gates.values())} calls"]
+            lines += [
+                f"of these as a gate, a factor of a product: {sum(self.gates.values())} calls"
+            ]
             lines += [f"  {_shown(name)}: {n}" for name, n in self.gates.items()]
         if self.never_called:
             lines += [f"changed, but not called: {', '.join(map(_shown, self.never_called))}"]
@@ -195,7 +189,8 @@ class _Seen:
 
     owner: dict[Any, str] = field(default_factory=dict)  # the module of each node
     ruled: set[Any] = field(default_factory=set)  # those of a rule
-    values: dict[Any, str] = field(default_factory=dict)  # the last of them in each call
+    # The last of them in each call: its module, and whether the function is bounded.
+    values: dict[Any, tuple[str, bool]] = field(default_factory=dict)
     summed: set[Any] = field(default_factory=set)  # those whose value goes into a sum
     reached: Counter[str] = field(default_factory=Counter)
     stack: list[str] = field(default_factory=lambda: [""])
@@ -207,14 +202,14 @@ class _Seen:
             if _stem(node) in _SUMS:
                 self.summed.update(following for following, _ in node.next_functions)
 
-    def on_call(self, rule: Rule, node: Any, out: Tensor) -> None:
+    def on_call(self, covered: Covered, node: Any, out: Tensor) -> None:
         """Note a call under a rule, given the node of its pre-activations."""
         module = self.stack[-1]
         self.claim(module, [node] if node is not None else [])
         new = list(_behind(_nodes(out), self.owner))
         self.owner.update(dict.fromkeys(new, module))
         self.ruled.update(new)
-        self.values.update(dict.fromkeys(_nodes(out), module))
+        self.values.update(dict.fromkeys(_nodes(out), (module, covered.bounded)))
         self.reached[module] += 1
 
 
@@ -266,10 +261,17 @@ def _stem(node: Any) -> str:
 
 
 def _likely(node: Any, kinds: Mapping[str, str]) -> str | None:
-    """Return what a node is by the longest beginning of its name in `kinds`."""
+    """Return what a node is by the pattern in `kinds` that its name fits."""
     stem = _stem(node)
-    fitting = [name for name in kinds if stem.startswith(name)]
-    return kinds[max(fitting, key=len)] if fitting else None
+    return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, stem)), None)
+
+
+def _is_of_norm(seen: "_Seen", node: Any) -> bool:
+    """Whether a power or a clamp is part of a norm: it goes into a sum, or limits a norm."""
+    if _stem(node) == "Pow":
+        return node in seen.summed
+    behind = [following for following, _ in node.next_functions if following is not None]
+    return _stem(node).startswith("Clamp") and all("Norm" in _stem(b) for b in behind)
 
 
 def _is_foreign(node: Any) -> bool:
@@ -287,7 +289,7 @@ def _remaining(seen: _Seen) -> tuple[Remaining, ...]:
     for node, module in seen.owner.items():
         if node in seen.ruled or _likely(node, _OTHERS):
             continue
-        if _stem(node) == "Pow" and node in seen.summed:
+        if _is_of_norm(seen, node):
             continue
         likely = "a foreign autograd.Function" if _is_foreign(node) else _likely(node, _ACTIVATIONS)
         if likely:
@@ -300,7 +302,7 @@ def _others(seen: _Seen) -> Counter[str]:
     for node in seen.owner.keys() - seen.ruled:
         if kind := _likely(node, _OTHERS):
             found[kind] += 1
-        elif _stem(node) == "Pow" and node in seen.summed:
+        elif _is_of_norm(seen, node):
             found["normalisation"] += 1
         elif _is_product(node):
             found["a product of two branches"] += 1
@@ -308,16 +310,25 @@ def _others(seen: _Seen) -> Counter[str]:
 
 
 def _gates(seen: _Seen) -> dict[str, int]:
-    """Return how many calls under a rule give a factor of a product, by module."""
-    products = [node for node in seen.owner if node not in seen.ruled and _is_product(node)]
-    factors = {f for node in products for f, _ in node.next_functions if f is not None}
+    """Return how many calls under a rule are gates, by module.
+
+    A gate is a bounded function that is a factor of a product, or one that multiplies itself.
+    """
     found: set[Any] = set()
-    for factor in factors:
-        while factor is not None and factor not in seen.values and _is_passive(factor):
-            ((factor, _),) = [edge for edge in factor.next_functions if edge[0] is not None]
-        if factor in seen.values:
-            found.add(factor)
-    return dict(Counter(seen.values[node] for node in seen.values if node in found))
+    for product in seen.owner.keys() - seen.ruled:
+        if not _is_product(product):
+            continue
+        factors = [_source(seen, f) for f, _ in product.next_functions if f is not None]
+        itself = len(factors) > len(set(factors))
+        found.update(f for f in factors if f in seen.values and (seen.values[f][1] or itself))
+    return dict(Counter(module for node, (module, _) in seen.values.items() if node in found))
+
+
+def _source(seen: _Seen, node: Any) -> Any:
+    """Return the call that a factor comes from, or where its way branches."""
+    while node not in seen.values and _is_passive(node):
+        ((node, _),) = [edge for edge in node.next_functions if edge[0] is not None]
+    return node
 
 
 def _is_passive(node: Any) -> bool:

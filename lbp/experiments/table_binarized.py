@@ -264,10 +264,13 @@ def _rates(results: Results) -> list[float]:
 
 def _panel(results: Results, lr: float) -> Panel:
     mine = [goal for goal in results.goals if goal.config.model == MODEL]
-    decays = sorted({goal.config.l2 for goal in mine})
     lines = [
-        Line(f"{LABELS[rule]}, weight decay {l2:g}", shade(COLOURS[rule], strength), records)
-        for l2, strength in zip(decays, np.linspace(1 / len(decays), 1, len(decays)), strict=True)
+        Line(
+            f"{LABELS[rule]}, weight decay {l2:g}",
+            shade(COLOURS[rule], place / len(WEIGHT_DECAYS)),
+            records,
+        )
+        for place, l2 in enumerate(sorted(WEIGHT_DECAYS), start=1)
         for rule in RULES
         # Of twelve lines only those that are there, and the pair that is trained first.
         if (records := results.of(model=MODEL, lr=lr, l2=l2, rule=rule)) or l2 == WEIGHT_DECAY

@@ -13,14 +13,15 @@ export PYTHONUNBUFFERED := 1
 env: $(READY)
 
 # pip only brings uv, from the hashes of the lock file. uv then installs all the rest and removes what
-# the lock file does not name, such as an editable installation under an earlier name.
-$(READY): requirements.lock pyproject.toml
+# the lock file does not name, such as an editable installation under an earlier name. It compiles what
+# it installs: PyTorch's import takes twice as long from source, and dozens of processes here import it.
+$(READY): requirements.lock pyproject.toml Makefile
 	@echo "== setting up .venv from requirements.lock (about 5 GB; one to five minutes)"
 	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; v >= (3, 11) or sys.exit("make: %s is Python %d.%d; 3.11 or newer is needed: make PYTHON=python3.11 ..." % (("$(PYTHON)",) + v))'
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv || { echo "make: the venv module does not work here; on Debian and Ubuntu: apt install python3-venv"; rm -rf .venv; exit 1; }
 	@sed -n '/^uv==/,/^    # via/p' requirements.lock > .venv/uv.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r .venv/uv.lock
-	$(BIN)/uv pip sync --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip sync --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock
 	$(BIN)/uv pip install --python $(BIN)/python --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
@@ -28,7 +29,7 @@ book: $(READY)
 	$(BIN)/python book/build.py
 
 test: $(READY)
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadgroup
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4
 
 bench: $(READY)
 	$(BIN)/python -m lbp.bench

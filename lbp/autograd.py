@@ -14,7 +14,7 @@ from torch.torch_version import TorchVersion
 
 from lbp.coverage import Covered, not_overwriting, overwrites
 from lbp.errors import LbpError
-from lbp.rules import BUILT_IN, Rule
+from lbp.rules import LINEAR, Rule
 
 OLDEST_TORCH = "2.11"
 
@@ -87,27 +87,52 @@ class _Ruled(torch.autograd.Function):
 
 
 class _Joined(torch.autograd.Function):
-    """A copy of `y`. Backward, `y` gets a share of the gradient and `z` the rule's field."""
+    """A copy of `y`. Backward, `y` gets a share of the gradient and `z` the rule's field.
+
+    The field reads `kept`, or `z` where that is None. (Handing `z` over twice would lose its
+    gradient under torch.compile.)
+    """
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(y: Tensor, z: Tensor, rule: Rule, share: float) -> Tensor:
+    def forward(y: Tensor, z: Tensor, kept: Tensor | None, rule: Rule, share: float) -> Tensor:
         return y.clone()
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Rule, float], output: Tensor) -> None:
-        _, z, ctx.rule, ctx.share = inputs
-        _save(ctx, z, z)
+    def setup_context(
+        ctx: Any, inputs: tuple[Tensor, Tensor, Tensor | None, Rule, float], output: Tensor
+    ) -> None:
+        _, z, kept, ctx.rule, ctx.share = inputs
+        _save(ctx, z, z if kept is None else kept)
 
     @staticmethod
-    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None]:
-        return ctx.share * g, ctx.rule.gradient(_saved(ctx), g), None, None
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        return ctx.share * g, ctx.rule.gradient(_saved(ctx), g), None, None, None
+
+
+class _Through(torch.autograd.Function):
+    """A copy of `y`. Backward, `y` gets the rule's field."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(y: Tensor, kept: Tensor, rule: Rule) -> Tensor:
+        return y.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Rule], output: Tensor) -> None:
+        y, kept, ctx.rule = inputs
+        _save(ctx, y, kept)
+
+    @staticmethod
+    def backward(ctx: Any, g: Tensor) -> tuple[Tensor, None, None]:
+        return ctx.rule.gradient(_saved(ctx), g), None, None
 
 
 # `apply` binds its arguments to the signature of `forward`. To work that out takes 7 microseconds,
 # longer than many an activation function, and `inspect` uses a stored signature if there is one.
-for _function in (_Ruled, _Joined):
+for _function in (_Ruled, _Joined, _Through):
     _signature = inspect.signature(_function.forward)
     _function.forward.__signature__ = _signature  # type: ignore[union-attr]
 
@@ -135,16 +160,48 @@ def _out_of_place(
         args = tuple(map(_fixed, args))
         kwargs = {name: _fixed(value) for name, value in kwargs.items()}
     out: Tensor
-    if rule.true_share:
-        # PyTorch's own node gives the true part. It also knows the random numbers of RReLU.
-        y = call_stock(function, z, *args, **kwargs)
-        out = _Joined.apply(y, z, rule, rule.true_share)  # type: ignore[no-untyped-call]
+    if rule.needs_value:
+        out = _from_value(rule, function, z, args, kwargs)
     else:
         out = _Ruled.apply(z, _Call(rule, function, args, kwargs))  # type: ignore[no-untyped-call]
     if learns:
         # A second node of PyTorch's own gives the whole gradient of the parameter.
         y = call_stock(function, z.detach(), *trained[0], **trained[1])
-        out = _Joined.apply(y, out, BUILT_IN["linear"], 1.0)  # type: ignore[no-untyped-call]
+        out = _Joined.apply(y, out, None, LINEAR, 1.0)  # type: ignore[no-untyped-call]
+    return out
+
+
+def _from_value(
+    rule: Rule,
+    function: Callable[..., Tensor],
+    z: Tensor,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Call the function under a rule that needs its value first; see `Rule.needs_value`."""
+    out: Tensor
+    if rule.inner:
+        inner = rule.inner
+        stock = inner.is_bp
+        y = (
+            call_stock(function, z, *args, **kwargs)
+            if stock
+            else _out_of_place(inner, False, function, z, args, kwargs)
+        )
+        kept = rule.keep(z.detach(), y.detach()) if rule.keep else z.detach()
+        out = _Through.apply(y, kept, rule)  # type: ignore[no-untyped-call]
+    elif rule.true_share:
+        # PyTorch's own node gives the true part. It also knows the random numbers of RReLU.
+        y = call_stock(function, z, *args, **kwargs)
+        out = _Joined.apply(y, z, None, rule, rule.true_share)  # type: ignore[no-untyped-call]
+    elif rule.surrogate:
+        y = call_stock(function, z.detach(), *args, **kwargs)
+        s = call_stock(rule.surrogate, z)
+        out = _Joined.apply(y, s, None, rule, 0.0)  # type: ignore[no-untyped-call]
+    else:
+        assert rule.keep is not None
+        y = call_stock(function, z.detach(), *args, **kwargs)
+        out = _Joined.apply(y, z, rule.keep(z.detach(), y), rule, 0.0)  # type: ignore[no-untyped-call]
     return out
 
 
@@ -197,7 +254,7 @@ def call(
     # of a slice is dense, and some functions round the last bit of a dense tensor differently.) All
     # other calls overwrite their input and need no memory.
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
-    if rule.true_share or transformed:
+    if rule.needs_value or transformed:
         function, args, kwargs = not_overwriting(covered, function, args, kwargs)
         out = _out_of_place(rule, covered.learns, function, z.clone(), args, kwargs)
         z.copy_(out)

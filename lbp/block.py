@@ -20,7 +20,8 @@ from torch.overrides import (
 from lbp.autograd import call, call_stock
 from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE
 from lbp.errors import LbpWarning
-from lbp.rules import Field, Rule, as_rule
+from lbp.literature import as_rule
+from lbp.rules import Field, Rule
 
 
 def _tell_dynamo() -> None:

@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from lbp.autograd import call
 from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE, Covered, resolve
 from lbp.errors import LbpError
-from lbp.rules import BUILT_IN, Field, Rule, as_rule
+from lbp.literature import as_rule
+from lbp.rules import BP, Field, Rule
 
 Model = TypeVar("Model", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
@@ -287,5 +288,5 @@ def restore(model: Model) -> Model:
                 "undo that first (for example a parametrization)"
             )
     for module in model.modules():
-        _change(module, BUILT_IN["bp"])
+        _change(module, BP)
     return model

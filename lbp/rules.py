@@ -6,19 +6,22 @@ from `z` and the incoming gradient `g`::
     bp          f'(z) * g
     linear      g                              Yazdani (2018), Algorithm 2
     as-printed  z * g                          the same, letter by letter
-    ste-clip    g where |z| <= 1, else 0       Hubara et al. (2016), equation 4
     leaky       (alpha + (1 - alpha) f'(z)) g  from bp (alpha = 0) to linear (alpha = 1)
+    surrogate   s'(z) * g                      as if the function were s
+
+Those of the literature are in `lbp.literature`, with their sources.
 """
 
 import inspect
+import numbers
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
-from lbp.errors import LbpError, check_choice
+from lbp.errors import LbpError
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -33,26 +36,44 @@ class Rule:
             It returns a tensor of that shape and changes neither.
         true_share: The share of the true gradient, from 0 to 1.
         reads_input: Whether `field` reads `z`. If not, `z` is not kept and `field` gets None.
+        keep: What is kept for the backward pass in place of `z`, as a function of `z` and the
+            function's value, for rules that need less or other than `z`. `field` gets it as its
+            first argument, and second derivatives take it for a constant.
+        surrogate: A function of `z` whose own backward pass takes the place of all this. If it is a
+            module, its parameters get their gradients as its own.
+        inner: A rule that the gradient is handed to next, in the place of the layer below.
 
     Raises:
-        LbpError: If `true_share` lies outside [0, 1].
+        LbpError: If `true_share` lies outside [0, 1], `field` is not a function of two arguments,
+            or the parts contradict each other.
     """
 
     name: str
     field: Field
     true_share: float = 0.0
     reads_input: bool = True
+    keep: Callable[[Tensor, Tensor], Tensor] | None = None
+    surrogate: Callable[[Tensor], Tensor] | None = None
+    inner: "Rule | None" = None
 
     def __post_init__(self) -> None:
         if not 0 <= self.true_share <= 1:
             raise LbpError(
                 f"true_share {self.true_share} of the rule {self.name}: choose it from 0 to 1"
             )
+        if self.true_share and (self.keep or self.surrogate):
+            raise LbpError(f"the rule {self.name} has a true_share: give no keep and no surrogate")
+        _check_arguments(self.name, self.field)
 
     @property
     def is_bp(self) -> bool:
         """Whether this is the true gradient alone, for which the stock function runs."""
         return self.true_share == 1 and self.field is _zero
+
+    @property
+    def needs_value(self) -> bool:
+        """Whether the function's value is computed first, apart from its backward pass."""
+        return bool(self.true_share or self.keep or self.surrogate or self.inner)
 
     def gradient(self, z: Tensor, g: Tensor) -> Tensor:
         """Return `field(z, g)`.
@@ -68,6 +89,18 @@ class Rule:
                 f"return a tensor of the gradient's shape {tuple(g.shape)}"
             )
         return grad
+
+
+def _check_arguments(name: str, field: Field) -> None:
+    try:
+        inspect.signature(field).bind("z", "g")
+    except TypeError as error:
+        raise LbpError(
+            f"backward rule {name!r} cannot be called with a pre-activation and a gradient "
+            f"({error}): give a function of these two"
+        ) from error
+    except ValueError:  # some functions written in C have no signature
+        pass
 
 
 # These are functions of the module, not lambdas, so that a model that holds a rule can be pickled.
@@ -89,58 +122,84 @@ def _times_input(z: Tensor, g: Tensor) -> Tensor:
     return z * g
 
 
-def _clip(z: Tensor, g: Tensor) -> Tensor:
-    return torch.where(z.abs() <= 1, g, torch.zeros_like(g))
+def _times(of: Callable[[Tensor], Tensor], z: Tensor, g: Tensor) -> Tensor:
+    return of(z) * g
+
+
+def is_number(value: object) -> bool:
+    """Whether this is a real number, one of Python's or of NumPy's, and no bool."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
 def leaky(alpha: float = 0.1) -> Rule:
     """Return the rule (alpha + (1 - alpha) f'(z)) g.
 
+    For ReLU this is ProxyGrad's gradient (`lbp.literature.proxygrad`), with the slope alpha.
+
     Args:
         alpha: What passes where f' is zero, from 0 (the rule bp) to 1 (the rule linear). Its
-            default is a choice of this library; no paper stands behind it.
+            default is a choice of this library.
 
     Raises:
         LbpError: If alpha lies outside [0, 1].
     """
-    if not isinstance(alpha, (int, float)) or not 0 <= alpha <= 1:
+    if not is_number(alpha) or not 0 <= alpha <= 1:
         raise LbpError(f"alpha {alpha!r} of the rule leaky: choose it from 0 (bp) to 1 (linear)")
+    alpha = float(alpha)  # also of NumPy's numbers
     field = partial(_scale, alpha) if alpha else _zero
     return Rule(f"leaky({alpha:g})", field, 1.0 - alpha, reads_input=False)
 
 
-BUILT_IN = {
-    "bp": Rule("bp", _zero, true_share=1.0, reads_input=False),
-    "linear": Rule("linear", _pass, reads_input=False),
-    "as-printed": Rule("as-printed", _times_input),
-    "ste-clip": Rule("ste-clip", _clip),
-    "leaky": leaky(),
-}
+def factor(name: str, of: Callable[[Tensor], Tensor]) -> Rule:
+    """Return the rule `of(z) * g`.
+
+    Args:
+        name: Its name in messages.
+        of: The factor, as an element-wise function of the pre-activations.
+    """
+    return Rule(name, partial(_times, of))
 
 
-def _check_arguments(name: str, field: Field) -> None:
-    try:
-        inspect.signature(field).bind("z", "g")
-    except TypeError as error:
-        raise LbpError(
-            f"backward rule {name!r} cannot be called with a pre-activation and a gradient "
-            f"({error}): give a function of these two"
-        ) from error
-    except ValueError:  # some functions written in C have no signature
-        pass
+def surrogate(s: Callable[[Tensor], Tensor], name: str | None = None) -> Rule:
+    """Return the rule `s'(z) * g`: the backward pass of another function than the forward pass.
 
+    PyTorch differentiates `s`, so second derivatives are those of `s`, too. With the identity this
+    is Linear Backprop. `s` may be a module with parameters, such as `nn.PReLU()`: they get the
+    gradient that they would have if the network called `s` in the place of its activation function.
+    They belong to the rule, not to the model, so give them to the optimizer as well.
 
-def as_rule(rule: str | Rule | Field) -> Rule:
-    """Return the rule that a name in `BUILT_IN`, a function of (z, g) or a `Rule` stands for.
+    Args:
+        s: An element-wise function of the pre-activations that PyTorch can differentiate.
+        name: Its name in messages; by default that of `s`.
 
     Raises:
-        LbpError: If the name is unknown, or the function takes other arguments.
+        LbpError: If `s` is not a function of one argument.
     """
-    if isinstance(rule, Rule):
-        return rule
-    if callable(rule):
-        name = getattr(rule, "__name__", type(rule).__name__)
-        _check_arguments(name, rule)
-        return Rule(name, rule)
-    check_choice("backward rule", rule, BUILT_IN, "a function of (pre-activation, gradient)")
-    return BUILT_IN[rule]
+    name = name or getattr(s, "__name__", type(s).__name__)
+    if not callable(s):
+        raise LbpError(f"surrogate {s!r} is not a function: give one of the pre-activations")
+    return Rule(f"surrogate({name})", _pass, reads_input=False, surrogate=s)
+
+
+def compose(first: Rule, *further: Rule) -> Rule:
+    """Return the rule that hands the gradient of each rule to the next one.
+
+    So `compose(full_jam(), bp)` is the true gradient times noise. The last rule may be any one; the
+    others have no true_share and no surrogate, as they know nothing of the function.
+
+    Raises:
+        LbpError: If an earlier rule needs the function.
+    """
+    if not further:
+        return first
+    if first.true_share or first.surrogate or first.inner:
+        raise LbpError(
+            f"the rule {first.name} needs the function, so it can only be the last one in compose"
+        )
+    inner = compose(*further)
+    return replace(first, name=f"{first.name} then {inner.name}", inner=inner)
+
+
+BP = Rule("bp", _zero, true_share=1.0, reads_input=False)
+LINEAR = Rule("linear", _pass, reads_input=False)
+AS_PRINTED = Rule("as-printed", _times_input)

@@ -10,7 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
+# In the processes that tests start. Small networks gain nothing by two threads, which wait for each
+# other on a busy machine.
+os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
     "_config.yml",
@@ -25,12 +30,20 @@ PARTS = (
 IGNORED = shutil.ignore_patterns("__pycache__", "cifar-10*", "checkpoints", ".ipynb_checkpoints")
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keep the tests of the whole book in one process, so that it is built once."""
-    for item in items:
-        if "book" in getattr(item, "fixturenames", ()):
-            item.add_marker(pytest.mark.xdist_group("book"))
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadScopeScheduling:
+    """Keep the tests of the book in one process, so that it is built once, and start with them.
+
+    xdist's own groups do not work here: it writes them into `_nodeid`, which pytest 9.2 ignores.
+    """
+    return BookInOneProcess(config, log)
+
+
+class BookInOneProcess(LoadScopeScheduling):
+    """Gives a process the next test as soon as it is idle, but the tests of the book together."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        return "book" if nodeid.startswith("tests/test_book.py::") else nodeid
 
 
 @pytest.fixture(autouse=True)
@@ -64,8 +77,7 @@ def _python(root: Path, *arguments: object) -> Done:
     done = subprocess.run(
         [sys.executable, *map(str, arguments)],
         cwd=root,
-        # Small networks gain nothing by two threads, which wait for each other on a busy machine.
-        env=os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"},
+        env=os.environ | {"PYTHONPATH": str(root)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

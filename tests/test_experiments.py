@@ -246,7 +246,7 @@ def test_one_stem_everywhere():
     root = project()
     notebooks = {path.stem for path in (root / "notebooks").glob("*.ipynb")}
     files = {path.stem for path in (root / "lbp" / "experiments").glob("*.py")}
-    stems = {*EXPERIMENTS, "fig1_synthetic", "cost", "own_model"}
+    stems = {*EXPERIMENTS, "fig1_synthetic", "cost", "own_model", "rule_atlas"}
     assert stems <= files
     assert notebooks == stems | {"claims", "promises"}
     readme = (root / "README.md").read_text()

@@ -24,7 +24,8 @@ from lbp.block import backward_rule
 from lbp.coverage import COVERED, LEFT_ALONE, coverage_table, left_alone_table, resolve
 from lbp.errors import LbpError, LbpWarning
 from lbp.linearization import activation_modules, from_layer, linearize, restore
-from lbp.rules import BUILT_IN, Rule, leaky
+from lbp.literature import BUILT_IN
+from lbp.rules import Rule, leaky
 
 
 def sech2(z):
@@ -722,7 +723,7 @@ def test_bad_input_is_told_in_one_line():
 
 
 def test_every_built_in_rule_is_tested_here():
-    assert set(BUILT_IN) == set(RULES)
+    assert set(RULES) < set(BUILT_IN)  # tests/test_literature.py has the others
 
 
 def test_newer_versions_of_torch_are_accepted():

@@ -11,7 +11,6 @@ from torch import nn
 from lbp.block import backward_rule
 from lbp.errors import LbpError
 from lbp.linearization import linearize, restore
-from lbp.rules import BUILT_IN
 
 # Name, and the side of an input that all its layers can take.
 ARCHITECTURES = {
@@ -97,7 +96,7 @@ def test_both_ways_agree_on(name):
     target = torch.tensor([0, 2])
     stock, true, _ = step(copy.deepcopy(start), x, target)
     assert torch.isfinite(stock).all()
-    for rule in BUILT_IN:
+    for rule in ("bp", "linear", "as-printed", "ste-clip", "leaky"):
         model = copy.deepcopy(start)
         out, grads, weights = step(model, x, target, inside(model, rule))
         assert torch.equal(out, stock)

@@ -10,7 +10,8 @@ from torch import nn
 from lbp.block import backward_rule
 from lbp.errors import LbpError
 from lbp.linearization import linearize
-from lbp.rules import BUILT_IN, Rule, as_rule, leaky
+from lbp.literature import BUILT_IN, as_rule
+from lbp.rules import Rule, leaky
 
 # The activation functions of the book's networks and, independent of PyTorch, their values and
 # derivatives.
@@ -90,6 +91,7 @@ def test_as_rule_takes_a_name_a_function_and_a_rule():
     assert (rule.name, rule.field, rule.true_share) == ("halved", halved, 0)
     assert as_rule(torch.mul).name == "mul"  # a C function, which has no signature
     assert leaky(0.25).name == "leaky(0.25)"
+    assert leaky(np.float32(0.25)).name == "leaky(0.25)"
 
 
 def test_only_the_true_gradient_is_bp():
@@ -104,13 +106,13 @@ def test_only_the_true_gradient_is_bp():
     [
         (
             lambda: as_rule("lin"),
-            "unknown backward rule 'lin': choose from bp, linear, as-printed, ste-clip, leaky, "
+            f"unknown backward rule 'lin': choose from {', '.join(BUILT_IN)}, "
             "a function of (pre-activation, gradient)",
         ),
         (
             lambda: as_rule("a function of (pre-activation, gradient)"),
-            "unknown backward rule 'a function of (pre-activation, gradient)': choose from bp, "
-            "linear, as-printed, ste-clip, leaky, a function of (pre-activation, gradient)",
+            "unknown backward rule 'a function of (pre-activation, gradient)': choose from "
+            f"{', '.join(BUILT_IN)}, a function of (pre-activation, gradient)",
         ),
         (
             lambda: as_rule(lambda z: z),

@@ -118,7 +118,7 @@ class Batch:
     Attributes:
         start: Starting points, [networks, 7801]; their dtype is that of the training.
         activation: A name in `lbp.lab.units.UNITS`.
-        rule: A name in `lbp.rules.BUILT_IN`.
+        rule: A name in `lbp.literature.BUILT_IN`.
         optimisation: The optimiser, and when a network is done.
 
     Raises:
@@ -201,7 +201,7 @@ def network(parameters: Tensor, activation: str, rule: str) -> nn.Sequential:
     Args:
         parameters: One row of parameters, [7801].
         activation: A name in `lbp.lab.units.UNITS`.
-        rule: A name in `lbp.rules.BUILT_IN`.
+        rule: A name in `lbp.literature.BUILT_IN`.
 
     Returns:
         A module that maps [points, 1] to [points, 1], in the dtype of `parameters`.

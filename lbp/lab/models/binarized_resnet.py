@@ -45,8 +45,9 @@ def binarized(x: Tensor) -> Tensor:
     """Return -1 where `x` is negative and +1 elsewhere; the gradient passes as it is.
 
     So a weight's gradient is that of its sign, and a clip, if there is one, is the derivative of
-    the hard tanh in front. At 0 the sign is +1, as in Courbariaux et al. (2016), equation 1; in the
-    code that the paper names it is 0 there, where hardly any number lies.
+    the hard tanh in front. At 0 the sign is +1, as in Courbariaux et al. (2016), equation 1. In the
+    code that the paper names it is 0 there, which concerns a few units of the first steps: while
+    its shift is 0, a batch norm of whole numbers can be 0.
 
     Args:
         x: Of any shape and floating-point type, which the result has as well.

@@ -5,7 +5,8 @@ shorter `z + (f(z) - z).detach()` would round them differently.)
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import torch
@@ -205,29 +206,13 @@ def _from_value(
     return out
 
 
-def call(
+def _called(
     rule: Rule,
     covered: Covered,
     function: Callable[..., Tensor],
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """Call an activation function with a rule's backward pass.
-
-    Args:
-        rule: Any rule but "bp".
-        covered: The function's entry in `lbp.coverage.FUNCTIONS`.
-        function: A key of `lbp.coverage.FUNCTIONS`.
-        args: Its arguments, the pre-activations first.
-        kwargs: Its arguments by name.
-
-    Returns:
-        The function's value. An in-place call overwrites and returns its input.
-
-    Raises:
-        LbpError: While torch.export traces with gradients enabled, or torch.fx traces: neither
-            keeps the backward pass.
-    """
     # While torch.compile traces, is_exporting() is true whatever it traces for.
     if torch.compiler._is_exporting_flag:
         raise LbpError(
@@ -261,4 +246,56 @@ def call(
         return z
     copy = z.clone() if rule.reads_input else None
     out = _Ruled.apply(z, _Call(rule, function, args, kwargs, True, copy))  # type: ignore[no-untyped-call]
+    return out
+
+
+Watcher = Callable[[Rule, Any, Tensor], None]
+_watchers: list[Watcher] = []
+
+
+@contextmanager
+def watched_by(watcher: Watcher) -> Iterator[None]:
+    """Tell a function of every call under a rule within the block.
+
+    Args:
+        watcher: It gets the rule, the node of the autograd graph that the pre-activations come
+            from, or None, and the value.
+    """
+    _watchers.append(watcher)
+    try:
+        yield
+    finally:
+        _watchers.remove(watcher)
+
+
+def call(
+    rule: Rule,
+    covered: Covered,
+    function: Callable[..., Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Call an activation function with a rule's backward pass.
+
+    Args:
+        rule: Any rule but "bp".
+        covered: The function's entry in `lbp.coverage.FUNCTIONS`.
+        function: A key of `lbp.coverage.FUNCTIONS`.
+        args: Its arguments, the pre-activations first.
+        kwargs: Its arguments by name.
+
+    Returns:
+        The function's value. An in-place call overwrites and returns its input.
+
+    Raises:
+        LbpError: While torch.export traces with gradients enabled, or torch.fx traces: neither
+            keeps the backward pass.
+    """
+    if not _watchers:
+        return _called(rule, covered, function, args, kwargs)
+    z: Any = args[0] if args else kwargs.get("input", kwargs.get("x"))
+    node = z.grad_fn  # an in-place call changes it
+    out = _called(rule, covered, function, args, kwargs)
+    for watcher in _watchers:
+        watcher(rule, node, out)
     return out

@@ -154,6 +154,11 @@ def activation_modules(model: nn.Module) -> dict[str, nn.Module]:
     return {name: m for name, m in model.named_modules() if _stock_class(m) in MODULES}
 
 
+def changed_modules(model: nn.Module) -> dict[str, Rule]:
+    """Return the rules of the modules of a model that `linearize` has changed, by name."""
+    return {name: m.lbp_rule for name, m in model.named_modules() if isinstance(m, _UnderRule)}
+
+
 def _why_left(module: nn.Module) -> str | None:
     """Return why a rule does not reach what a module computes, if there is a reason."""
     if isinstance(module, torch.jit.ScriptModule):

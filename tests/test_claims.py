@@ -7,12 +7,13 @@ import pytest
 import yaml
 
 from lbp.errors import LbpError
-from lbp.experiments import EXPERIMENTS, claims, cost, fig1_synthetic, paper
+from lbp.experiments import EXPERIMENTS, claims, cost, fig1_synthetic, fig4_sweep, paper
 from lbp.experiments.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNTOLD, Claim, judge
 from lbp.experiments.numbers import Measure
 from lbp.experiments.scales import NARROW, PAPER
 from lbp.lab import paths
 from lbp.lab.store import Store
+from tests import toys
 
 CLAIM = Claim(
     id="c", kind="paper", figure="fig2_vgg19_tanh", section="1", statement="s", paper="p",
@@ -193,6 +194,17 @@ def test_an_empty_store_is_read_and_left_alone(tmp_path):
     rows = claims.runs_table(store).rows
     assert all(" 0 of" in f" {row[1]}" for row in rows[:-1])
     assert not (tmp_path / "none").exists()
+
+
+def test_the_runs_that_are_counted_are_the_projects(clone):
+    goal = fig4_sweep.goals(NARROW)[0]
+    Store(paths.results()).put(toys.record(goal.config, [60.0]))
+    (row,) = [row for row in claims.runs_table().rows if row[0] == fig4_sweep.TITLE]
+    wanted = len(fig4_sweep.goals(PAPER)), len(fig4_sweep.goals(NARROW))
+    assert row[1:] == [
+        f"0 of {wanted[0]} begun, 0 complete",
+        f"1 of {wanted[1]} begun, 0 complete",
+    ]
 
 
 def test_a_curve_of_the_sweep_is_pieced_together():

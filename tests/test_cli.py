@@ -338,6 +338,22 @@ def test_as_a_process_no_traceback_and_status_2():
 
 
 @pytest.mark.slow
+def test_an_interrupt_while_pytorch_is_imported_is_one_line():
+    """That takes seconds, so Ctrl-C often comes then."""
+    code = """
+import sys
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "torch":
+            raise KeyboardInterrupt
+sys.meta_path.insert(0, Interrupt())
+"""
+    done = run_lbp("status", code=code)
+    assert done.stderr == "lbp: stopped\n"
+    assert done.returncode == 130
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
 def test_a_full_disk_behind_the_output_is_one_line():
     with open("/dev/full", "w") as full:

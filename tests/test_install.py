@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 
+import lbp
 from lbp.autograd import OLDEST_TORCH
 from lbp.errors import LbpError, MissingExtra, require
 
@@ -104,6 +105,15 @@ for floor in {list(expected)}:
         print(error)
 """
     assert python(f"{WITHOUT_EXTRAS}\n{code}", ROOT, tmp_path) == list(expected.values())
+
+
+def test_the_names_of_the_library_are_imported_when_they_are_used():
+    assert set(lbp.__all__) <= set(dir(lbp))
+    for name in lbp.__all__:
+        value = getattr(lbp, name)
+        assert (value.__name__ if name == "literature" else value.__module__).startswith("lbp.")
+    with pytest.raises(AttributeError, match="module 'lbp' has no attribute 'lineraize'"):
+        lbp.lineraize  # noqa: B018
 
 
 def test_require_names_what_is_missing_and_nothing_else():

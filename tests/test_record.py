@@ -7,6 +7,7 @@ import random
 import re
 from collections.abc import Callable
 from dataclasses import asdict, fields, replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -478,6 +479,26 @@ def test_what_is_not_such_a_record_is_refused(change: Change, message: str) -> N
     data = json.loads(RECORD.to_json())
     change(data)
     assert refusal(lambda: Record.from_json(json.dumps(data))).startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("epochs",), "the part Epoch is '{}': an object with names is needed"),
+        (("epochs", "test_loss"), "test_loss is '{}': a list is needed"),
+        (("epochs", "test_loss", 0), "test_loss holds '{}': a number is needed"),
+        (("layers", "weight", 0), "weight holds '{}': a list is needed"),
+        (("stretches", 0, "last"), "last holds '{}': a value of type int is needed"),
+    ],
+)
+def test_a_wrong_value_is_quoted_up_to_forty_letters(
+    names: tuple[str | int, ...], message: str
+) -> None:
+    for length in (1, 40, 41, 1000):
+        data = json.loads(RECORD.to_json())
+        put(*names, value="x" * length)(data)
+        said = refusal(partial(Record.from_json, json.dumps(data)))
+        assert said == message.format("x" * min(length, 40))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,394 @@
+"""`audit`: what a backward rule reaches in a model, seen in one pass and not guessed from code.
+
+The pass records which module makes which nodes of the autograd graph. Those of a rule are known
+from the calls themselves; the others are judged by their names.
+"""
+
+import copy
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map_only
+
+from lbp import autograd
+from lbp.block import backward_rule
+from lbp.errors import LbpError
+from lbp.linearization import changed_modules, restore
+from lbp.rules import Rule
+
+# What a node is likely to be, by the beginning of its name. The first that fits counts.
+_ACTIVATIONS = {
+    "Relu": "a relu",
+    "LeakyRelu": "a leaky relu",
+    "Prelu": "a prelu",
+    "Rrelu": "an rrelu",
+    "Gelu": "a gelu",
+    "Silu": "a silu",
+    "Tanh": "a tanh",
+    "Sigmoid": "a sigmoid",
+    "Hardtanh": "a hardtanh or relu6",
+    "Hardsigmoid": "a hardsigmoid",
+    "Hardswish": "a hardswish",
+    "Hardshrink": "a hardshrink",
+    "Softshrink": "a softshrink",
+    "Elu": "an elu, selu or celu",
+    "Mish": "a mish",
+    "Softplus": "a softplus",
+    "LogSigmoid": "a logsigmoid",
+    "Threshold": "a threshold",
+    "Clamp": "a clamp, perhaps a relu",
+    "Maximum": "a maximum, perhaps a relu",
+    "Minimum": "a minimum",
+    "Where": "a where, perhaps a relu",
+    "MaskedFill": "a masked fill",
+    "Abs": "an absolute value, perhaps a softsign",
+    "Pow": "a power, perhaps a squared relu",
+    "Erf": "an erf, perhaps a gelu",
+    "Exp": "an exponential",
+    "Log": "a logarithm, perhaps a softplus",
+    "Sin": "a sine",
+    "Cos": "a cosine",
+    "Atan": "an arctangent",
+}
+# Not linear either, but no activation functions.
+_OTHERS = {
+    "Softmax": "softmax",
+    "LogSoftmax": "softmax",
+    "ScaledDotProduct": "attention",
+    "NativeBatchNorm": "normalisation",
+    "NativeLayerNorm": "normalisation",
+    "NativeGroupNorm": "normalisation",
+    "FusedRmsNorm": "normalisation",
+    "CudnnBatchNorm": "normalisation",
+    "Rsqrt": "normalisation",
+    "LinalgVectorNorm": "normalisation",
+    "Norm": "normalisation",
+    "MaxPool": "max pooling",
+    "AdaptiveMaxPool": "max pooling",
+    "Glu": "gating",
+    "Lstm": "a fused recurrent network",
+    "Gru": "a fused recurrent network",
+}
+_SUMS = ("Mean", "Sum")  # a power that goes into one of them is a norm's
+# Through these a value goes on its way to a product: they move, copy, shift and scale it.
+_PASSIVE = {
+    *("View", "UnsafeView", "ReshapeAlias", "Alias", "Expand", "Unsqueeze", "Squeeze", "Permute"),
+    *("Transpose", "T", "Clone", "ToCopy", "Slice", "Split", "SplitWithSizes", "Chunk", "Unbind"),
+    *("Select", "Repeat", "Add", "Sub", "Rsub", "Mul", "Div", "Neg"),
+}
+
+
+@dataclass(frozen=True)
+class Remaining:
+    """Nodes of one kind that no rule has changed.
+
+    Attributes:
+        module: The module that makes them, "" for the model itself.
+        node: Their name in the autograd graph.
+        likely: What they are likely to be.
+        times: How many there are.
+    """
+
+    module: str
+    node: str
+    likely: str
+    times: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a rule reaches in a model, as one pass showed it.
+
+    Attributes:
+        reached: How many calls the rule reached, by the module that made them.
+        gates: How many of these calls give a factor of a product with another branch, as in x *
+            sigmoid(x) or a squeeze-and-excitation block. There the rule changes one factor of a
+            larger function, whose gradient is then neither Backprop's nor the rule's.
+        never_called: Changed modules that the pass did not call.
+        remaining: Activation functions, or what may be some, that keep their true derivative.
+        others: How many further nodes are not linear, by kind: softmax, normalisation and so on.
+            They are no activation functions, and no rule is meant to reach them.
+        differs: Whether some gradient differs from that of Backprop.
+    """
+
+    reached: Mapping[str, int]
+    gates: Mapping[str, int]
+    never_called: tuple[str, ...]
+    remaining: tuple[Remaining, ...]
+    others: Mapping[str, int]
+    differs: bool
+
+    @property
+    def complete(self) -> bool:
+        """Whether the rule reached every activation function that was called, and no gate."""
+        return self.differs and not (self.remaining or self.never_called or self.gates)
+
+    def __str__(self) -> str:
+        calls = sum(self.reached.values())
+        lines = [f"reached by the rule: {calls} calls in {len(self.reached)} modules"]
+        lines += [f"  {_shown(name)}: {n}" for name, n in self.reached.items()]
+        if self.gates:
+            lines += [f"of these as a factor of a product: {sum(self.gates.values())} calls"]
+            lines += [f"  {_shown(name)}: {n}" for name, n in self.gates.items()]
+        if self.never_called:
+            lines += [f"changed, but not called: {', '.join(map(_shown, self.never_called))}"]
+        if self.remaining:
+            lines += [f"with their true derivative: {sum(r.times for r in self.remaining)}"]
+            lines += [
+                f"  {_shown(r.module)}: {r.likely} ({r.node}), {r.times}" for r in self.remaining
+            ]
+        if self.others:
+            kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(self.others.items()))
+            lines += [f"not linear, but no activation functions: {kinds}"]
+        if not self.differs:
+            lines += ["the gradient is that of Backprop"]
+        return "\n".join(lines)
+
+
+def _shown(name: str) -> str:
+    return name or "(the model)"
+
+
+def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
+    """Look at which activation functions of a model a backward rule reaches.
+
+    Call it on a model that `linearize` has changed, or inside a block of `backward_rule`. The model
+    is copied, so that its state stays as it is, and its copy is run with gradients. What the pass
+    does not run, as a branch for other inputs, is not seen; neither is what happens under
+    `torch.no_grad()` in the model.
+
+    Args:
+        model: The model, as it is to be trained.
+        inputs: What it is called with.
+        named: What it is called with by name.
+
+    Raises:
+        LbpError: If it is not a model, cannot be copied or called with these inputs, or gives
+            nothing that has a gradient.
+    """
+    if not isinstance(model, nn.Module):
+        raise LbpError(f"{type(model).__name__} is not a model: give a torch.nn.Module")
+    ours = _copy(model)
+    seen = _Seen()
+    with _watched(ours, seen):
+        outputs = _call(ours, *_fresh(inputs, named))
+    seen.claim("", _nodes(outputs))
+    return Audit(
+        reached=dict(seen.reached),
+        gates=_gates(seen),
+        never_called=tuple(n for n in changed_modules(ours) if n not in seen.reached),
+        remaining=_remaining(seen),
+        others=dict(_others(seen)),
+        differs=_differs(model, inputs, named),
+    )
+
+
+@dataclass
+class _Seen:
+    """What a pass has shown so far; nodes are kept so that none gets the identity of another."""
+
+    owner: dict[Any, str] = field(default_factory=dict)  # the module of each node
+    ruled: set[Any] = field(default_factory=set)  # those of a rule
+    values: dict[Any, str] = field(default_factory=dict)  # the last of them in each call
+    summed: set[Any] = field(default_factory=set)  # those whose value goes into a sum
+    reached: Counter[str] = field(default_factory=Counter)
+    stack: list[str] = field(default_factory=lambda: [""])
+
+    def claim(self, module: str, starts: Iterable[Any]) -> None:
+        """Give a module the nodes behind some, themselves included, that no module has yet."""
+        for node in _behind(starts, self.owner):
+            self.owner[node] = module
+            if _stem(node) in _SUMS:
+                self.summed.update(following for following, _ in node.next_functions)
+
+    def on_call(self, rule: Rule, node: Any, out: Tensor) -> None:
+        """Note a call under a rule, given the node of its pre-activations."""
+        module = self.stack[-1]
+        self.claim(module, [node] if node is not None else [])
+        new = list(_behind(_nodes(out), self.owner))
+        self.owner.update(dict.fromkeys(new, module))
+        self.ruled.update(new)
+        self.values.update(dict.fromkeys(_nodes(out), module))
+        self.reached[module] += 1
+
+
+def _nodes(values: Any) -> Iterator[Any]:
+    for value in tree_leaves(values):
+        if isinstance(value, Tensor) and value.grad_fn is not None:
+            yield value.grad_fn
+
+
+def _behind(starts: Iterable[Any], known: Mapping[Any, str]) -> Iterator[Any]:
+    """Yield the nodes that lead to some, themselves included, as far as they are not known."""
+    waiting = [node for node in starts if node not in known]
+    found = set(waiting)
+    while waiting:
+        node = waiting.pop()
+        yield node
+        for following, _ in node.next_functions:
+            if following is not None and following not in known and following not in found:
+                found.add(following)
+                waiting.append(following)
+
+
+@contextmanager
+def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
+    """Record within the block which module makes which nodes, and which calls follow a rule."""
+
+    def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        seen.claim(seen.stack[-1], _nodes((args, kwargs)))
+        seen.stack.append(name)
+
+    def leave(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        seen.claim(name, _nodes(output))
+        seen.stack.pop()
+
+    with ExitStack() as stack:
+        for name, module in model.named_modules():
+            before = module.register_forward_pre_hook(
+                partial(enter, name), with_kwargs=True, prepend=True
+            )
+            after = module.register_forward_hook(partial(leave, name), with_kwargs=True)
+            stack.callback(before.remove)
+            stack.callback(after.remove)
+        stack.enter_context(autograd.watched_by(seen.on_call))
+        yield
+
+
+def _stem(node: Any) -> str:
+    return str(node.name()).removeprefix("torch::autograd::").partition("Backward")[0]
+
+
+def _likely(node: Any, kinds: Mapping[str, str]) -> str | None:
+    """Return what a node is by the longest beginning of its name in `kinds`."""
+    stem = _stem(node)
+    fitting = [name for name in kinds if stem.startswith(name)]
+    return kinds[max(fitting, key=len)] if fitting else None
+
+
+def _is_foreign(node: Any) -> bool:
+    return isinstance(node, torch.autograd.function.BackwardCFunction)
+
+
+def _is_product(node: Any) -> bool:
+    """Whether a node multiplies two branches that both depend on something trained or given."""
+    factors = [following for following, _ in node.next_functions if following is not None]
+    return _stem(node) in ("Mul", "Bmm", "Div") and len(factors) > 1
+
+
+def _remaining(seen: _Seen) -> tuple[Remaining, ...]:
+    found: Counter[tuple[str, str, str]] = Counter()
+    for node, module in seen.owner.items():
+        if node in seen.ruled or _likely(node, _OTHERS):
+            continue
+        if _stem(node) == "Pow" and node in seen.summed:
+            continue
+        likely = "a foreign autograd.Function" if _is_foreign(node) else _likely(node, _ACTIVATIONS)
+        if likely:
+            found[module, str(node.name()), likely] += 1
+    return tuple(Remaining(*key, times) for key, times in sorted(found.items()))
+
+
+def _others(seen: _Seen) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for node in seen.owner.keys() - seen.ruled:
+        if kind := _likely(node, _OTHERS):
+            found[kind] += 1
+        elif _stem(node) == "Pow" and node in seen.summed:
+            found["normalisation"] += 1
+        elif _is_product(node):
+            found["a product of two branches"] += 1
+    return found
+
+
+def _gates(seen: _Seen) -> dict[str, int]:
+    """Return how many calls under a rule give a factor of a product, by module."""
+    products = [node for node in seen.owner if node not in seen.ruled and _is_product(node)]
+    factors = {f for node in products for f, _ in node.next_functions if f is not None}
+    found: set[Any] = set()
+    for factor in factors:
+        while factor is not None and factor not in seen.values and _is_passive(factor):
+            ((factor, _),) = [edge for edge in factor.next_functions if edge[0] is not None]
+        if factor in seen.values:
+            found.add(factor)
+    return dict(Counter(seen.values[node] for node in seen.values if node in found))
+
+
+def _is_passive(node: Any) -> bool:
+    behind = [following for following, _ in node.next_functions if following is not None]
+    return len(behind) == 1 and _stem(node) in _PASSIVE
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    try:
+        return copy.deepcopy(model)
+    except Exception as error:  # whatever a module's own code raises
+        raise LbpError(
+            f"the model cannot be copied to be looked at ({type(error).__name__}: {error})"
+        ) from error
+
+
+def _call(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[Tensor]:
+    """Return the outputs of a model that have a gradient."""
+    try:
+        with torch.enable_grad(), torch.random.fork_rng():
+            torch.manual_seed(0)
+            outputs = model(*inputs, **named)
+    except LbpError:
+        raise
+    except Exception as error:  # whatever the model raises
+        reason = (str(error).strip().splitlines() or [""])[0]
+        raise LbpError(
+            f"the model rejects this input ({type(error).__name__}: {reason}): "
+            "give what it is called with"
+        ) from error
+    found = [v for v in tree_leaves(outputs) if isinstance(v, Tensor) and v.requires_grad]
+    if not found:
+        raise LbpError("no output of the model has a gradient: there is nothing to look at")
+    return found
+
+
+def _differs(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
+    """Whether the gradient of a model's parameters and inputs differs from Backprop's."""
+    ours = _gradients(_copy(model), inputs, named)
+    stock = restore(_copy(model))
+    with backward_rule("bp"):
+        true = _gradients(stock, inputs, named)
+    return not all(map(_alike, ours, true))
+
+
+def _alike(first: Tensor | None, second: Tensor | None) -> bool:
+    if first is None or second is None:
+        return first is second
+    return torch.equal(first, second)
+
+
+def _gradients(
+    model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]
+) -> list[Tensor | None]:
+    inputs, named = _fresh(inputs, named)
+    leaves = [v for v in tree_leaves((inputs, named)) if isinstance(v, Tensor)]
+    outputs = _call(model, inputs, named)
+    generator = torch.Generator().manual_seed(0)
+    weights = [torch.randn(o.shape, generator=generator).to(o.device, o.dtype) for o in outputs]
+    # Not `torch.autograd.grad`, which some activation checkpointing refuses.
+    torch.autograd.backward(outputs, weights)
+    return [tensor.grad for tensor in (*leaves, *model.parameters())]
+
+
+def _fresh(
+    inputs: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return copies of the inputs, for a model may change them and they shall get no gradient."""
+
+    def fresh(tensor: Tensor) -> Tensor:
+        return tensor.detach().clone().requires_grad_(tensor.requires_grad)
+
+    found: tuple[tuple[Any, ...], dict[str, Any]] = tree_map_only(Tensor, fresh, (inputs, named))
+    return found

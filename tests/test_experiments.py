@@ -5,7 +5,16 @@ from dataclasses import replace
 import pytest
 
 from lbp.errors import LbpError
-from lbp.experiments import EXPERIMENTS, grid, larger_step, recipe, scales, width, work_list
+from lbp.experiments import (
+    EXPERIMENTS,
+    grid,
+    larger_step,
+    recipe,
+    scales,
+    table_binarized,
+    width,
+    work_list,
+)
 from lbp.experiments.places import places_table
 from lbp.experiments.scales import NARROW, PAPER, SCALES, SMOKE
 from lbp.lab.config import RunConfig
@@ -61,18 +70,51 @@ def test_full_scale_is_the_papers():
             scale = (config.dataset, config.train_images, config.test_images)
             assert scale == ("cifar10", 50_000, 10_000)
             assert config.width == 1 or stem == "width"
-            assert (config.batch, config.model) == (128, "vgg19")
+            assert config.batch == 128
+            assert config.model == "vgg19" or stem == "table_binarized"
             assert config.precision == "float32" or stem == "precision"
 
 
 def test_the_narrow_scale_changes_the_width_and_cuts_the_length_and_nothing_else():
     for stem, experiment in EXPERIMENTS.items():
-        if stem in ("width", "recipe"):
+        if stem in ("width", "recipe", "table_binarized"):
             continue
         full, narrow = (experiment.goals(scale) for scale in (PAPER, NARROW))
         assert [replace(goal.config, width=1.0) for goal in narrow] == [g.config for g in full]
         assert {goal.config.width for goal in narrow} == {1 / 8}
         assert [min(goal.epochs, 100) for goal in full] == [goal.epochs for goal in narrow]
+
+
+def test_the_binarized_network_has_the_papers_grid_and_vgg19_beside_it():
+    goals = EXPERIMENTS["table_binarized"].goals(PAPER)
+    found = [g.config for g in goals if g.config.model == "binarized_resnet"]
+    expected = {(lr, l2, rule) for lr in RATES for l2 in DECAYS for rule in ("bp", "linear")}
+    assert {(c.lr, c.l2, c.rule) for c in found} == expected
+    assert {c.activation for c in found} == {"hardtanh"}
+    assert [(c.lr, c.l2, c.rule) for c in found[:2]] == [
+        (1e-3, 1e-4, "bp"),
+        (1e-3, 1e-4, "linear"),
+    ]
+    assert {g.epochs for g in goals} == {100}
+    vgg19 = {g.config for g in goals} - set(found)
+    assert len(goals) == 36 + 2
+    assert vgg19 < {g.config for g in EXPERIMENTS["fig2_vgg19_tanh"].goals(PAPER)}
+
+
+def test_the_narrow_binarized_network_has_one_weight_decay_a_quarter_and_ten_epochs():
+    full = {g.config for g in EXPERIMENTS["table_binarized"].goals(PAPER)}
+    goals = EXPERIMENTS["table_binarized"].goals(NARROW)
+    assert {g.epochs for g in goals} == {10}
+    found = [g.config for g in goals if g.config.model == "binarized_resnet"]
+    assert {(c.lr, c.l2, c.rule) for c in found} == {
+        (lr, 1e-4, rule) for lr in RATES for rule in ("bp", "linear")
+    }
+    assert {c.width for c in found} == {1 / 4}
+    assert {replace(g.config, width=1.0) for g in goals} < full
+    vgg19 = {g.config for g in goals} - set(found)
+    assert len(goals) == 6 + 2
+    assert vgg19 < {g.config for g in EXPERIMENTS["fig2_vgg19_tanh"].goals(NARROW)}
+    assert set(table_binarized.NOTES) == {NARROW.name}
 
 
 def test_the_smoke_runs_are_of_the_stand_in_and_tiny():

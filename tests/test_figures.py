@@ -12,6 +12,7 @@ from lbp.experiments import (
     precision,
     recipe,
     style,
+    table_binarized,
 )
 from lbp.experiments.scales import NARROW, PAPER
 from tests.test_measures import results_of
@@ -87,6 +88,25 @@ def test_figure_4_has_a_panel_for_each_rate_and_a_shade_for_each_decay():
             for l2 in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
         ]
         assert [sum(shade) for shade in shades] == sorted(map(sum, shades), reverse=True)
+
+
+def test_the_binarized_network_has_a_panel_for_each_rate_and_one_shade_for_a_decay():
+    def errors(config, epochs):
+        is_first = (config.lr, config.l2) == (1e-3, 1e-4)
+        return [60.0, 50.0] if is_first and config.model != "vgg19" else None
+
+    full = results_of("table_binarized", errors, PAPER)
+    narrow = results_of("table_binarized", lambda c, n: [70.0] * n)
+    figure = table_binarized.draw([full, narrow])
+    assert len(figure.axes) == 6
+    label = "Linear Backprop, weight decay 0.0001: this book"
+    ours, empty, theirs = (lines(figure.axes[place]) for place in (0, 1, 3))
+    assert list(ours[label].get_ydata()) == [40, 50]
+    assert len(theirs[label].get_xdata()) == 10
+    assert ours[label].get_color() == theirs[label].get_color()
+    assert len(ours) == len(theirs) == 2  # VGG19 and what is not yet run are not drawn
+    assert empty == {}
+    assert "this book: not yet run" in words(figure.axes[1])
 
 
 def test_learning_rates_are_in_their_places_and_divergence_is_said():

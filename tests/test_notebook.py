@@ -65,6 +65,9 @@ def test_the_runs_table_says_how_far_the_runs_are():
     assert "diverged: " in row[4]
     empty = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * n)
     assert runs_table([empty]).rows[0][3] == "none"
+    assert runs_table([empty]).caption == empty.scale.note
+    assert runs_table([empty], {"narrow": "A quarter."}).caption == "A quarter."
+    assert runs_table([empty], {"paper": "A quarter."}).caption == empty.scale.note
 
 
 def test_notebooks_do_not_wait_for_the_compiler():

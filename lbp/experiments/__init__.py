@@ -19,6 +19,7 @@ from lbp.experiments import (  # noqa: E402
     precision,
     recipe,
     selection,
+    table_binarized,
     width,
 )
 from lbp.experiments.grid import SEEDS, WEIGHT_DECAYS, grid_goals, long_goal  # noqa: E402
@@ -47,6 +48,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "fig4_sweep": fig4_sweep,
     "fig2_vgg19_tanh": fig2_vgg19_tanh,
     "fig3_relu": fig3_relu,
+    "table_binarized": table_binarized,
     "larger_step": larger_step,
     "width": width,
     "selection": selection,

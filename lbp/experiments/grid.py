@@ -1,6 +1,7 @@
 """The paper's grid of hyperparameters, and which of its pairs each long curve belongs to."""
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 from lbp.experiments.scales import Scale
 from lbp.lab.run import Goal
@@ -37,11 +38,16 @@ def long_goal(scale: Scale, name: tuple[str, str], seed: int) -> Goal:
 
 
 def grid_goals(
-    scale: Scale, activation: str, rates: Iterable[float], decays: Iterable[float]
+    scale: Scale,
+    activation: str,
+    rates: Iterable[float],
+    decays: Iterable[float],
+    epochs: int = EPOCHS,
+    **fields: Any,
 ) -> Iterator[Goal]:
-    """Yield the runs of a grid under both rules."""
+    """Yield the runs of a grid under both rules; `fields` are further fields of each run."""
     decays = tuple(decays)
     for lr in rates:
         for l2 in decays:
             for rule in RULES:
-                yield scale.goal(EPOCHS, activation=activation, rule=rule, lr=lr, l2=l2)
+                yield scale.goal(epochs, activation=activation, rule=rule, lr=lr, l2=l2, **fields)

@@ -84,28 +84,33 @@ def glue_texts(texts: Mapping[str, str]) -> None:
         glue(name, text, display=False)
 
 
-def runs_table(found: Sequence[Results]) -> Table:
-    """Return how far an experiment's runs are, a row for each scale."""
+def runs_table(found: Sequence[Results], notes: Mapping[str, str] | None = None) -> Table:
+    """Return how far an experiment's runs are, a row for each scale.
+
+    Args:
+        found: The experiment's results.
+        notes: What a scale changes in this experiment, by its name, where it is not the usual.
+    """
     rows = []
     for results in found:
         records = list(results.records.values())
         whole = sum(results.reached(goal) for goal in results.goals)
         missing = sum(map(results.missing_flop, results.goals)) / 1e15
         diverged = [str(r.config) for r in records if r.diverged]
-        notes = [f"stale: {len(results.stale)}"] if results.stale else []
-        notes += [f"diverged: {'; '.join(diverged)}"] if diverged else []
-        notes += [f"failed: {f.goal.config}: {f.reason}" for f in results.failures]
+        remarks = [f"stale: {len(results.stale)}"] if results.stale else []
+        remarks += [f"diverged: {'; '.join(diverged)}"] if diverged else []
+        remarks += [f"failed: {f.goal.config}: {f.reason}" for f in results.failures]
         rows.append(
             [
                 results.scale.title,
                 f"{len(records)} of {len(results.goals)} begun, {whole} complete",
                 _trained(records),
                 f"{missing:.3g} PFLOP" if missing else "none",
-                "; ".join(notes) or "-",
+                "; ".join(remarks) or "-",
             ]
         )
-    notes_ = " ".join(results.scale.note for results in found)
-    return Table(notes_, ["scale", "runs", "trained", "arithmetic that is missing", "notes"], rows)
+    caption = " ".join((notes or {}).get(r.scale.name, r.scale.note) for r in found)
+    return Table(caption, ["scale", "runs", "trained", "arithmetic that is missing", "notes"], rows)
 
 
 def _trained(records: Sequence[Record]) -> str:
@@ -116,9 +121,9 @@ def _trained(records: Sequence[Record]) -> str:
     return f"{hours:.1f} h on {'; '.join(devices)}"
 
 
-def show_runs(found: Sequence[Results]) -> None:
-    """Show how far an experiment's runs are, and what each scale changes."""
-    show_table(runs_table(found))
+def show_runs(found: Sequence[Results], notes: Mapping[str, str] | None = None) -> None:
+    """Show how far an experiment's runs are, and what each scale changes; see `runs_table`."""
+    show_table(runs_table(found, notes))
 
 
 def show_answers(answers: Sequence[str]) -> None:

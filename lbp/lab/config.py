@@ -33,7 +33,7 @@ class RunConfig:
 
     activation: str = "tanh"  # a name in `lbp.lab.units.UNITS`
     rule: Literal["bp", "linear", "as-printed"] = "linear"
-    model: Literal["vgg19", "resnet18"] = "vgg19"
+    model: Literal["vgg19", "resnet18", "binarized_resnet"] = "vgg19"
     width: float = 1.0  # multiplies the number of channels of every layer
     batch_norm: bool = True
     batch_norm_scale: Literal["one", "uniform"] = "one"  # at the start; uniform: from U(0, 1)

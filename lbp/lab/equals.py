@@ -40,6 +40,7 @@ RUNS = (
     replace(_PLAIN, activation="gelu", batch_norm=False, init="he", lr=1e-4),
     replace(_PLAIN, activation="silu", precision="bf16"),
     replace(_PLAIN, lr_drop=1, unit_l2=1e-2, seed=2),
+    replace(_PLAIN, model="binarized_resnet", activation="hardtanh", batch_norm_scale="uniform"),
     RunConfig(
         model="resnet18", dataset="stand-in", train_images=20, test_images=20, batch=10, lr=1e-4
     ),

@@ -9,22 +9,27 @@ from torch import Tensor, nn
 
 from lbp.errors import LbpError
 from lbp.lab.config import RunConfig
-from lbp.lab.models import resnet18, vgg19
+from lbp.lab.models import binarized_resnet, resnet18, vgg19
 from lbp.linearization import activation_modules, linearize
 
 _NETWORKS: dict[str, Callable[[RunConfig], nn.Module]] = {
     "vgg19": vgg19.VGG19,
     "resnet18": resnet18.resnet18,
+    "binarized_resnet": binarized_resnet.BinarizedResNet,
 }
-_READS = {"vgg19": vgg19.READS, "resnet18": resnet18.READS}
+_READS = {
+    "vgg19": vgg19.READS,
+    "resnet18": resnet18.READS,
+    "binarized_resnet": binarized_resnet.READS,
+}
 _OF_A_NETWORK = {name for reads in _READS.values() for name in reads}
 
 
 def build(config: RunConfig) -> nn.Module:
     """Return the run's network, initialised from PyTorch's global random state.
 
-    It consists of stock modules, whose activation functions are then given the run's rule by
-    `lbp.linearize`.
+    It consists of stock modules and of those of the network's own file. Its activation functions
+    are then given the run's rule by `lbp.linearize`.
 
     Raises:
         LbpError: If the run sets a field that its network does not have.

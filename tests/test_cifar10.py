@@ -89,7 +89,9 @@ def test_the_images_are_those_of_the_files():
 
 def test_the_folder_of_the_files_themselves_gets_a_hint(tmp_path, monkeypatch):
     inner = tmp_path / "cifar-10-batches-py"
-    monkeypatch.setattr(cifar10, "files", lambda dataset: {"one": hashlib.md5(b"whole").hexdigest()})
+    monkeypatch.setattr(
+        cifar10, "files", lambda dataset: {"one": hashlib.md5(b"whole").hexdigest()}
+    )
     inner.mkdir()
     (inner / "one").write_bytes(b"whole")
     cifar10.verify(tmp_path)

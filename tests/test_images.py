@@ -31,7 +31,7 @@ def test_fewer_images_are_the_first_of_each_class(monkeypatch):
         return pixels.to(torch.uint8), labels
 
     halves = half(200), half(100)
-    monkeypatch.setattr(cifar10, "load", lambda root: halves)
+    monkeypatch.setattr(cifar10, "load", lambda root, dataset: halves)
     split = images.load(RunConfig(train_images=70, test_images=60), Path(), CPU)
     for (pixels, labels), found, each in zip(
         halves, (split.train, split.test), (7, 6), strict=True

@@ -157,11 +157,14 @@ def test_a_network_refuses_fields_that_it_does_not_have(field, value):
 # --- both
 
 
+SMALL = [{"model": "cnn", "width": 1 / 32}, {"model": "nin", "width": 1 / 32}]
 NETWORKS = [  # and the number of their activation modules; ResNet-18 calls some of its own twice
     ({"width": 1 / 32}, 16),
     ({"width": 1 / 32, "head": "mlp"}, 18),
     ({"width": 1 / 32, "batch_norm": False}, 16),
     ({"model": "resnet18"}, 9),
+    (SMALL[0], 5),
+    (SMALL[1], 9),
 ]
 
 
@@ -178,10 +181,18 @@ def test_networks_consist_of_stock_modules_but_for_the_units_under_a_rule(networ
 
 
 @pytest.mark.parametrize("name", UNITS)
-@pytest.mark.parametrize("network", [{"width": 1 / 32, "head": "mlp"}, {"model": "resnet18"}])
+@pytest.mark.parametrize(
+    "network",
+    [{"width": 1 / 32, "head": "mlp"}, {"model": "resnet18"}, *SMALL],
+)
 def test_every_unit_of_a_network_is_the_one_that_the_run_names(name, network):
-    units = activation_modules(build(RunConfig(activation=name, rule="bp", **network))).values()
-    assert {type(unit) for unit in units} == {type(UNITS[name]())}
+    config = RunConfig(activation=name, rule="bp", **network)
+    if (config.model, name) == ("resnet18", "apl"):
+        with pytest.raises(LbpError, match="the network resnet18 cannot have APL units"):
+            build(config)
+        return
+    units = activation_modules(build(config)).values()
+    assert {type(unit) for unit in units} == {UNITS[name]}
 
 
 def convolution(size: int, inputs: int, outputs: int, kernel: int = 3) -> int:

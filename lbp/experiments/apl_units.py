@@ -24,7 +24,7 @@ from lbp.experiments.numbers import (
 from lbp.experiments.panels import Line, Panel, draw_panels
 from lbp.experiments.results import Results
 from lbp.experiments.scales import NARROW, PAPER, Scale
-from lbp.experiments.style import COLOURS, LABELS, LINES, shade
+from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
 from lbp.lab.config import RunConfig
 from lbp.lab.models import cnn
@@ -204,7 +204,7 @@ class Unit:
 def shown_units(config: RunConfig, glance: Layers) -> list[list[Unit]]:
     """Return the units that a glance shows, layer by layer; empty if it shows none.
 
-    They are those of `lbp.lab.units.shown_parameters`.
+    They are those of `APL.shown`.
     """
     values = list(glance.unit_parameters or ())
     if not values:
@@ -260,7 +260,7 @@ def draw_ablation(found: Sequence[Results]) -> Figure:
     figure, grid = plt.subplots(1, len(found), figsize=(5.4 * len(found) + 0.6, 4.2), squeeze=False)
     for results, axes in zip(found, grid.flat, strict=True):
         cells, epochs = _ablation(results)
-        for learned, line, marker in ((True, "-", "o"), (False, LINES["linear"], "s")):
+        for learned, line, marker in ((True, "-", "o"), (False, "--", "s")):
             points = [(s, cells[s, learned]) for s in ABLATION if (s, learned) in cells]
             label = "learned" if learned else "fixed"
             x, y = ([p[axis] for p in points] for axis in (0, 1))
@@ -270,7 +270,8 @@ def draw_ablation(found: Sequence[Results]) -> Figure:
         axes.set_xticks(ABLATION)
         axes.set_xlabel("hinges S")
         axes.set_title(f"Backprop, {epochs} epochs\n({results.scale.title})")
-        axes.legend(loc="lower right")
+        if cells:
+            axes.legend(loc="lower right")
     grid[0, 0].set_ylabel("final test accuracy (%)")
     return figure
 

@@ -49,7 +49,9 @@ RUNS = (
     replace(_PLAIN, activation="silu", precision="bf16"),
     replace(_PLAIN, lr_drop=1, unit_l2=1e-2, seed=2),
     replace(_CNN, rule="bp", unit_l2=1e-2, hinges=2, hinges_per="channel"),
-    replace(_CNN, dataset="stand-in-100", hinges_learned=False, schedule="apl-cifar100", lr=1e-3),
+    replace(
+        _CNN, dataset="stand-in-100", test_images=200, hinges_learned=False, schedule="apl-cifar100"
+    ),
     replace(_PLAIN, model="nin", activation="apl", hinges=1, schedule="apl-nin", momentum=0.9),
     RunConfig(
         model="resnet18", dataset="stand-in", train_images=20, test_images=20, batch=10, lr=1e-4

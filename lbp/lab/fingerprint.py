@@ -17,7 +17,7 @@ from lbp.errors import LbpError
 from lbp.lab import files, models, paths
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
-from lbp.lab.units import LARGEST_SLOPE, UNITS, make_unit
+from lbp.lab.units import LARGEST_SLOPE, UNITS
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The files that decide the numbers of every run.
@@ -31,6 +31,7 @@ COMMON = (
     "lab/probe",
     "lab/devices",
     "lab/schedule",
+    "lab/units/make",
 )
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 
@@ -54,7 +55,6 @@ def _fingerprint(names: tuple[str, ...], activation: str) -> str:
         digest.update(code_digest((_PACKAGE / f"{name}.py").read_text("utf-8")))
     # Of the lists of networks and of units, just what this run takes from them.
     digest.update(code_digest(inspect.getsource(models.build)))
-    digest.update(code_digest(inspect.getsource(make_unit)))
     unit = getattr(UNITS[activation], "__qualname__", "")
     digest.update(f"{unit} {LARGEST_SLOPE[activation]}".encode())
     return digest.hexdigest()[:16]

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Layers
-from lbp.lab.units import LARGEST_SLOPE, shown_parameters
+from lbp.lab.units import LARGEST_SLOPE
+from lbp.lab.units.make import shown_parameters
 from lbp.linearization import activation_modules, linearize
 
 # A unit is saturated where its slope |f'(z)| is below this share of the largest one.

@@ -57,7 +57,7 @@ class Layers:
     preactivation: list[float]  # root mean square
     saturated: list[float]  # share of units with |f'(z)| below a tenth of its largest value
     # The activation functions' own parameters, if they have any: of each layer's first
-    # `CHANNELS_SHOWN` channels one after the other, see `lbp.lab.units.shown_parameters`.
+    # `CHANNELS_SHOWN` channels one after the other, see `lbp.lab.units.make`.
     unit_parameters: list[float] | None = None
 
     def __post_init__(self) -> None:

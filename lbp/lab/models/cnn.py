@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from lbp.lab.config import RunConfig
-from lbp.lab.units import make_unit
+from lbp.lab.units.make import make_unit
 
 # The fields of a run that this network reads.
 READS = ("activation", "width")

@@ -5,7 +5,7 @@ import math
 from torch import Tensor, nn
 
 from lbp.lab.config import RunConfig
-from lbp.lab.units import make_unit
+from lbp.lab.units.make import make_unit
 
 # Configuration E of Simonyan and Zisserman (2015): 16 convolutions; "M" is a 2 x 2 max pool.
 LAYERS: tuple[int | str, ...] = (

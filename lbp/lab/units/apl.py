@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
 from lbp.errors import LbpError
 from lbp.registration import register_activation
+
+if TYPE_CHECKING:
+    from lbp.lab.config import RunConfig
 
 # The paper's initialisation: slopes uniform within these bounds, offsets normal.
 SLOPE_BOUND = 0.5
@@ -50,6 +53,21 @@ class APL(nn.Module):
                 self.register_parameter(name, nn.Parameter(value))
             else:
                 self.register_buffer(name, value)
+
+    @classmethod
+    def for_run(cls, config: "RunConfig", shape: Sequence[int]) -> "APL":
+        """Return units for a run's maps of a shape, drawn from PyTorch's random state."""
+        if config.hinges_per == "channel":
+            shape = (shape[0], *[1] * (len(shape) - 1))
+        return cls(shape, config.hinges, learned=config.hinges_learned)
+
+    def shown(self, channels: int) -> list[Tensor]:
+        """Return what is learned, [S, C]: the first channels, of maps the middle position."""
+        learned: list[Tensor] = list(self.parameters())
+        for axis in range(self.slopes.dim() - 1, 1, -1):
+            middle = self.slopes.shape[axis] // 2
+            learned = [values.select(axis, middle) for values in learned]
+        return [values[:, :channels] for values in learned]
 
     def forward(self, z: Tensor) -> Tensor:
         """Return the units' values at pre-activations [N, ...], in the same shape."""

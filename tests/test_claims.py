@@ -83,7 +83,9 @@ def test_a_claim_of_another_paper_names_it_where_it_stands():
     other = replace(CLAIM, work="agostinelli2014", section="3")
     assert claims.table([judge(other, {})]).rows[0][0] == "Agostinelli et al. 2014, 3"
     assert claims.table([judge(CLAIM, {})]).rows[0][0] == "1"
+    assert other.is_of_another_paper
     assert not other.is_of_the_paper
+    assert not CLAIM.is_of_another_paper
     assert CLAIM.is_of_the_paper
     assert not replace(CLAIM, kind="control").is_of_the_paper
     papers = [row[1] for row in claims.tests_table().rows]

@@ -7,6 +7,7 @@ import pytest
 from lbp.errors import LbpError
 from lbp.experiments import (
     EXPERIMENTS,
+    apl_units,
     grid,
     larger_step,
     recipe,
@@ -154,6 +155,11 @@ def test_the_runs_of_apl_units_are_the_sources():
         assert {c.unit_l2 for c in found if c.activation == "relu"} == {0}
         assert {c.unit_l2 for c in found if c.activation == "apl" and c.hinges_learned} == {1e-3}
         main = [c for c in found if (c.hinges, c.hinges_learned) == (5, True)]
+        other = [c for c in main if c.lr != apl_units.RATES[c.rule]]
+        assert {(c.activation, c.rule, c.lr) for c in other} == {
+            (activation, "linear", 0.01) for activation in ("relu", "apl")
+        }
+        main = [c for c in main if c not in other]
         assert {(c.activation, c.rule, c.seed) for c in main} == {
             (activation, rule, seed)
             for activation in ("relu", "apl")

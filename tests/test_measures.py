@@ -407,7 +407,7 @@ def everything_shown(stem: str, found: list[Results]) -> list[object]:
         "larger_step": (),
     }[stem]
     drawings = ("draw", "draw_curves", "draw_layers", "draw_shapes", "draw_ablation")
-    for name in (*drawings, "table", "layers_table", "ablation_table", "answer"):
+    for name in (*drawings, "table", "layers_table", "ablation_table", "rates_table", "answer"):
         function = getattr(module, name, None)
         if function is None:
             continue

@@ -136,6 +136,7 @@ def gradients(model, call, x):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # the compiler's own
 def test_compiled_models_and_blocks_keep_the_rule():
     torch.manual_seed(0)
     x = torch.randn(5, 3)

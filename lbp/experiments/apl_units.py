@@ -38,12 +38,11 @@ PLACE = "another paper: Agostinelli et al. 2014, section 3"
 # From the code of Agostinelli et al., github.com/ForestAgostinelli/Learned-Activation-Functions-
 # Source, examples/cifar10/CNN: batches of 100 images, 90,000 steps, weight decay 0.001 for all
 # parameters. Inferred: that it subtracts each channel's mean (the source's file of means is one
-# image), and that momentum changes by epoch.
+# image), and that momentum changes by epoch. The learning rate is that of Backprop, see `RATES`.
 SOURCE: dict[str, Any] = {
     "model": "cnn",
     "normalisation": "raw",
     "batch": 100,
-    "lr": 0.01,
     "momentum": 0.9,
     "schedule": "apl-cifar10",
     "l2": 1e-3,
@@ -68,6 +67,10 @@ SCALES: Mapping[str, Scale] = {
     ),
 }
 
+# By rule. That of Backprop is the source's, at which Linear Backprop diverges in its first epoch.
+# Its own is the largest of some at which short trials did not: 0.01, 0.001, 3e-4.
+RATES = {"bp": 0.01, "linear": 3e-4}
+
 NAMES = [(activation, rule) for rule in RULES for activation in ("relu", "apl")]
 ACTIVATIONS = {"relu": "ReLU", "apl": f"APL, S = {HINGES}"}
 
@@ -76,7 +79,8 @@ def _goal(scale: Scale, activation: str, rule: str, seed: int, **fields: Any) ->
     scale = SCALES.get(scale.name, scale)
     learned = activation == "apl" and fields.get("hinges_learned", True)
     fields |= {"unit_l2": SOURCE["l2"]} if learned else {}
-    return scale.goal(EPOCHS, SOURCE, activation=activation, rule=rule, seed=seed, **fields)
+    fields = {"lr": RATES[rule], "activation": activation, "rule": rule, "seed": seed} | fields
+    return scale.goal(EPOCHS, SOURCE, **fields)
 
 
 def goals(scale: Scale) -> list[Goal]:
@@ -91,13 +95,15 @@ def goals(scale: Scale) -> list[Goal]:
     return [
         *(_goal(scale, *name, seed) for seed in seeds for name in NAMES),
         _goal(scale, "apl", "linear", seeds[0], hinges_learned=False),
+        *(_goal(scale, a, "linear", seeds[0], lr=RATES["bp"]) for a in ACTIVATIONS),
         *ablation,
     ]
 
 
 def _main(results: Results) -> dict[tuple[str, str], list[Record]]:
     """Return the runs of both activations and rules, of the seeds that all have."""
-    return by_name(results.of(hinges=HINGES, hinges_learned=True), NAMES)
+    records = results.of(hinges=HINGES, hinges_learned=True)
+    return by_name([r for r in records if r.config.lr == RATES[r.config.rule]], NAMES)
 
 
 def _epochs(runs: Mapping[tuple[str, str], Sequence[Record]]) -> int:
@@ -154,6 +160,7 @@ def _ablated(results: Results, rule: str, hinges: int, learned: bool) -> Record 
     found = results.of(
         activation="apl",
         rule=rule,
+        lr=RATES[rule],
         hinges=hinges,
         hinges_learned=learned,
         seed=SEEDS[results.scale.name][0],
@@ -172,7 +179,11 @@ def draw(found: Sequence[Results]) -> Figure:
                     shown,
                     shade(COLOURS[rule], 1.0 if activation == "apl" else 0.2),
                     results.of(
-                        activation=activation, rule=rule, hinges=HINGES, hinges_learned=True
+                        activation=activation,
+                        rule=rule,
+                        lr=RATES[rule],
+                        hinges=HINGES,
+                        hinges_learned=True,
                     ),
                 )
                 for activation, shown in ACTIVATIONS.items()
@@ -313,6 +324,29 @@ def table(found: Sequence[Results]) -> Table:
         ["rule", "epochs", *ACTIVATIONS.values(), "gain (points)"],
         rows,
     )
+
+
+def rates_table(found: Sequence[Results]) -> Table:
+    """Return how far each activation gets under Linear Backprop at both learning rates."""
+    rows = []
+    for results in found:
+        for activation, shown in ACTIVATIONS.items():
+            cells = []
+            for lr in RATES.values():
+                records = results.of(
+                    activation=activation, rule="linear", lr=lr, hinges=HINGES, hinges_learned=True
+                )
+                cells.append(_reached(records[0]) if records else "-")
+            rows.append([f"{shown}, {results.scale.title}", *cells])
+    columns = ["activation", *(f"learning rate {lr:g}" for lr in RATES.values())]
+    caption = "Linear Backprop at the source's learning rate and at its own, the first seed."
+    return Table(caption, columns, rows)
+
+
+def _reached(record: Record) -> str:
+    if record.diverged:
+        return f"diverged in epoch {len(record)}"
+    return f"{final_accuracy(record):.1f} % after {len(record)} epochs"
 
 
 def ablation_table(found: Sequence[Results]) -> Table:

@@ -103,6 +103,11 @@ class Claim:
         return self.kind == "paper" and self.work == THE_PAPER
 
     @property
+    def is_of_another_paper(self) -> bool:
+        """Whether another paper makes it."""
+        return self.kind == "paper" and self.work != THE_PAPER
+
+    @property
     def place(self) -> str:
         """The section, after the name of a paper that the book is not about."""
         return self.section if self.work == THE_PAPER else f"{WORKS[self.work]}, {self.section}"

@@ -229,7 +229,13 @@ def shown_units(config: RunConfig, glance: Layers) -> list[list[Unit]]:
     return layers
 
 
-LAYERS = ("first convolution", "second", "third", "first linear layer", "second")
+LAYERS = (
+    "first convolution",
+    "second convolution",
+    "third convolution",
+    "first linear layer",
+    "second linear layer",
+)
 SHOWN = 4  # units of a layer in the figure, in colours that can be told apart
 
 
@@ -250,8 +256,9 @@ def draw_shapes(found: Sequence[Results]) -> Figure:
             else:
                 axes.set_title(LAYERS[place], fontsize=10)
                 axes.text(0.5, 0.5, "not yet run", ha="center", transform=axes.transAxes)
-            axes.set_xlabel("pre-activation" if row is grid[-1] else "")
         row[0].set_ylabel(f"{LABELS[rule]}\nvalue of the unit")
+    for axes in grid[-1]:
+        axes.set_xlabel("pre-activation")
     return figure
 
 

@@ -157,7 +157,9 @@ def test_the_runs_of_apl_units_are_the_sources():
         main = [c for c in found if (c.hinges, c.hinges_learned) == (5, True)]
         other = [c for c in main if c.lr != apl_units.RATES[c.rule]]
         assert {(c.activation, c.rule, c.lr) for c in other} == {
-            (activation, "linear", 0.01) for activation in ("relu", "apl")
+            (activation, "linear", lr)
+            for activation in ("relu", "apl")
+            for lr in (0.01, 1e-3, 1e-5)
         }
         main = [c for c in main if c not in other]
         assert {(c.activation, c.rule, c.seed) for c in main} == {

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from lbp.errors import LbpError, LbpWarning
     from lbp.linearization import from_layer, linearize, restore
     from lbp.reach import Audit, audit
+    from lbp.registration import register_activation
     from lbp.rules import Rule, compose, leaky, surrogate
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "leaky",
     "linearize",
     "literature",
+    "register_activation",
     "restore",
     "surrogate",
 ]
@@ -38,6 +40,7 @@ _MODULES = {
     "from_layer": "linearization",
     "leaky": "rules",
     "linearize": "linearization",
+    "register_activation": "registration",
     "restore": "linearization",
     "surrogate": "rules",
 }

@@ -156,6 +156,10 @@ def _out_of_place(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
+    if learns and not rule.needs_value:
+        # PyTorch's own node gives the parameters their true gradient, and the input gets none.
+        y = call_stock(function, z.detach(), *args, **kwargs)
+        return _Joined.apply(y, z, None, rule, 1.0)  # type: ignore[no-any-return, no-untyped-call]
     trained = args, kwargs
     if learns:
         args = tuple(map(_fixed, args))

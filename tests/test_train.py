@@ -130,7 +130,7 @@ def test_a_step_is_that_of_pytorchs_sgd(momentum):
 
 
 def test_the_learning_rate_of_an_epoch_is_the_one_that_its_steps_take():
-    dropped = Trainer(replace(SMALL, lr=1e-2, lr_drop=1), load())
+    dropped = Trainer(replace(SMALL, lr=1e-2, schedule="apl-cifar10"), load())
     constant = Trainer(replace(SMALL, lr=1e-2), load())
     for trainer in (dropped, constant):
         trainer.train_epoch()
@@ -139,7 +139,7 @@ def test_the_learning_rate_of_an_epoch_is_the_one_that_its_steps_take():
     for trainer, lr in ((dropped, 1e-3), (constant, 1e-2)):
         before = weights(trainer).clone()
         gradients = [torch.ones_like(p) for p in trainer.model.parameters()]
-        trainer.epochs_done = 1
+        trainer.epochs_done = 120
         trainer._sizes = []  # no step but the one below
         trainer.train_epoch()
         trainer._update(list(trainer.model.parameters()), gradients, [])

@@ -5,15 +5,14 @@ https://github.com/itayhubara/BinaryNet.pytorch/blob/f5c3672dede608f568e073a583c
 """
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lbp.lab.config import CLASSES, RunConfig
-from lbp.lab.units import UNITS
+from lbp.lab.config import RunConfig
+from lbp.lab.units.make import make_unit
 
 WIDTHS = (80, 160, 320)  # channels of the three stages at width 1
 BLOCKS = 2  # in each stage
@@ -107,7 +106,8 @@ class Block(nn.Module):
         outputs: Channels of the output.
         stride: Of the first convolution; where it is not 1, a binarized convolution of 1 x 1 and a
             batch norm are on the shortcut.
-        unit: Makes the activation function.
+        config: The run, which names the activation function.
+        size: Height and width of the output.
         is_last: Whether the block ends with the sum, without batch norm and activation.
     """
 
@@ -116,14 +116,16 @@ class Block(nn.Module):
         inputs: int,
         outputs: int,
         stride: int,
-        unit: Callable[[], nn.Module],
+        config: RunConfig,
+        size: int,
         *,
         is_last: bool,
     ) -> None:
         super().__init__()
+        maps = (outputs, size, size)
         self.conv1 = BinaryConv2d(inputs, outputs, 3, stride)
         self.norm1 = nn.BatchNorm2d(outputs)
-        self.unit1 = unit()
+        self.unit1 = make_unit(config, maps)
         self.conv2 = BinaryConv2d(outputs, outputs, 3)
         self.shortcut = nn.Sequential()
         if stride != 1:
@@ -133,7 +135,11 @@ class Block(nn.Module):
             self.shortcut.extend(
                 [every_other, BinaryConv2d(inputs, outputs, 1), nn.BatchNorm2d(outputs)]
             )
-        self.end = nn.Sequential() if is_last else nn.Sequential(nn.BatchNorm2d(outputs), unit())
+        self.end = (
+            nn.Sequential()
+            if is_last
+            else nn.Sequential(nn.BatchNorm2d(outputs), make_unit(config, maps))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         """Return [N, outputs, H / stride, W / stride] of [N, inputs, H, W]."""
@@ -162,23 +168,25 @@ class BinarizedResNet(nn.Module):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        unit: Callable[[], nn.Module] = UNITS[config.activation]
         widths = [max(1, round(width * config.width)) for width in WIDTHS]
         channels = widths[0]
         self.stem = nn.Sequential(
-            BinaryConv2d(3, channels, 3, real_input=True), nn.BatchNorm2d(channels), unit()
+            BinaryConv2d(3, channels, 3, real_input=True),
+            nn.BatchNorm2d(channels),
+            make_unit(config, (channels, 32, 32)),
         )
         blocks = []
         for stage, width in enumerate(widths):
             for place in range(BLOCKS):
                 stride = 2 if stage > 0 and place == 0 else 1
                 is_last = (stage, place) == (len(widths) - 1, BLOCKS - 1)
-                blocks.append(Block(channels, width, stride, unit, is_last=is_last))
+                size = 32 >> stage
+                blocks.append(Block(channels, width, stride, config, size, is_last=is_last))
                 channels = width
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Sequential(
-            nn.BatchNorm1d(channels), unit(),
-            BinaryLinear(channels, CLASSES), nn.BatchNorm1d(CLASSES),
+            nn.BatchNorm1d(channels), make_unit(config, (channels,)),
+            BinaryLinear(channels, config.classes), nn.BatchNorm1d(config.classes),
         )  # fmt: skip
         if config.batch_norm_scale == "uniform":
             for module in self.head.modules():

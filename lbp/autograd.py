@@ -7,6 +7,7 @@ shorter `z + (f(z) - z).detach()` would round them differently.)
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -16,6 +17,7 @@ from torch.torch_version import TorchVersion
 from lbp.coverage import Covered, not_overwriting, overwrites
 from lbp.errors import LbpError
 from lbp.rules import LINEAR, Rule
+from lbp.whole import Whole
 
 OLDEST_TORCH = "2.11"
 
@@ -161,7 +163,10 @@ def _out_of_place(
         y = call_stock(function, z.detach(), *args, **kwargs)
         return _Joined.apply(y, z, None, rule, 1.0)  # type: ignore[no-any-return, no-untyped-call]
     trained = args, kwargs
+    stock = function
     if learns:
+        if isinstance(function, Whole):
+            function = function.fixed
         args = tuple(map(_fixed, args))
         kwargs = {name: _fixed(value) for name, value in kwargs.items()}
     out: Tensor
@@ -171,7 +176,7 @@ def _out_of_place(
         out = _Ruled.apply(z, _Call(rule, function, args, kwargs))  # type: ignore[no-untyped-call]
     if learns:
         # A second node of PyTorch's own gives the whole gradient of the parameter.
-        y = call_stock(function, z.detach(), *trained[0], **trained[1])
+        y = call_stock(stock, z.detach(), *trained[0], **trained[1])
         out = _Joined.apply(y, out, None, LINEAR, 1.0)  # type: ignore[no-untyped-call]
     return out
 
@@ -302,4 +307,23 @@ def call(
     out = _called(rule, covered, function, args, kwargs)
     for watcher in _watchers:
         watcher(covered, node, out)
+    return out
+
+
+def call_whole(
+    rule: Rule, covered: Covered, unit: Whole, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Tensor:
+    """Call a module that is taken whole, as `call` calls a function.
+
+    Raises:
+        LbpError: As `call`, or if the value has another shape than the pre-activations.
+    """
+    if unit.learns:
+        covered = replace(covered, learns=True)
+    out = call(rule, covered, unit, args, kwargs)
+    if out.shape != args[0].shape:
+        raise LbpError(
+            f"{type(unit.module).__name__} gives {tuple(out.shape)} for {tuple(args[0].shape)}: "
+            "a rule needs an element-wise function"
+        )
     return out

@@ -17,8 +17,8 @@ from torch.overrides import (
     get_overridable_functions,
 )
 
-from lbp.autograd import call, call_stock
-from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE
+from lbp.autograd import call, call_stock, call_whole
+from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, WHOLE
 from lbp.errors import LbpWarning
 from lbp.literature import as_rule
 from lbp.rules import Field, Rule
@@ -66,6 +66,9 @@ class BackwardRule(TorchFunctionMode):
             return func(*args, **kwargs)
         if self.rule.is_bp:
             return call_stock(func, *args, **kwargs)
+        if func in WHOLE:
+            z, unit, *further = args
+            return call_whole(self.rule, covered, unit, (z, *further), kwargs)
         return call(self.rule, covered, func, args, kwargs)
 
     def _warn(self, func: Callable[..., Any]) -> None:
@@ -134,6 +137,9 @@ def backward_rule(
     Warns:
         LbpWarning: When something is called that no rule reaches, such as a softmax.
     """
+    from lbp.known import register_loaded  # imported here: it needs this module
+
+    register_loaded()
     checked = as_rule(rule)
     mode = BackwardRule(checked, sign)
     return _OnlyInside(mode) if checked.is_bp else mode

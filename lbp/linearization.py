@@ -12,11 +12,12 @@ from typing import Any, ClassVar, TypeVar
 import torch
 from torch import Tensor, nn
 
-from lbp.autograd import call
+from lbp.autograd import call, call_whole
 from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE, Covered, resolve
 from lbp.errors import LbpError
 from lbp.literature import as_rule
 from lbp.rules import BP, Field, Rule
+from lbp.whole import Whole, first_argument
 
 Model = TypeVar("Model", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
@@ -85,6 +86,37 @@ class _UnderRule(nn.Module):
         return ", ".join(filter(None, [super().extra_repr(), f"rule={self.lbp_rule.name}"]))
 
 
+class _WholeUnderRule(_UnderRule):
+    """Put in front of a class that is taken whole, see `lbp.whole`."""
+
+    _function: ClassVar[Callable[..., Tensor]]  # its forward pass
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_grad_enabled():
+            return type(self)._function(self, *args, **kwargs)
+        unit = Whole(self, type(self)._function)
+        if not args:
+            args = (kwargs.pop(first_argument(unit.forward)),)
+        # Dynamo does not trace a module's own code within an autograd function. The graph is broken
+        # here, and with `fullgraph=True` that is an error.
+        called = _in_python if torch.compiler.is_compiling() else call_whole
+        return called(self.lbp_rule, self._covered, unit, args, kwargs)
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Its class is made when the unit is registered, which another process has not done yet.
+        return _as_pickled, (STOCK[type(self)],), self.__getstate__()  # type: ignore[no-untyped-call]
+
+
+_in_python: Callable[..., Tensor] = torch.compiler.disable(call_whole)
+
+
+def _as_pickled(stock: type[nn.Module]) -> nn.Module:
+    """Return an empty module of a class under a rule; pickle fills it."""
+    if stock not in RULED:
+        add_whole_class(stock)
+    return RULED[stock].__new__(RULED[stock])
+
+
 # One class for each activation class, such as `RuledReLU` for `nn.ReLU`, and back.
 RULED: dict[type[nn.Module], type[nn.Module]] = {}
 STOCK: dict[type[nn.Module], type[nn.Module]] = {}
@@ -95,6 +127,7 @@ def add_module_class(
     covered: Covered,
     function: Callable[..., Tensor],
     namespace: dict[str, Any],
+    base: type[_UnderRule] = _UnderRule,
 ) -> None:
     """Make the class whose modules are modules of `stock` under a rule.
 
@@ -103,6 +136,7 @@ def add_module_class(
         covered: Its entry in `lbp.coverage.MODULES`.
         function: What computes it.
         namespace: That of the module in which pickle will look for the new class.
+        base: What is put in front of the class.
     """
     name = f"Ruled{stock.__name__}"
     members = {
@@ -111,8 +145,16 @@ def add_module_class(
         "_covered": covered,
         "_function": staticmethod(function),
     }
-    RULED[stock] = namespace[name] = type(name, (_UnderRule, stock), members)
+    RULED[stock] = namespace[name] = type(name, (base, stock), members)
     STOCK[RULED[stock]] = stock
+
+
+def add_whole_class(stock: type[nn.Module], *, bounded: bool = False) -> Covered:
+    """Make the class whose modules are modules of `stock` under a rule, taken whole."""
+    covered = Covered(stock.__name__, (), bounded=bounded)
+    add_module_class(stock, covered, stock.forward, {"__name__": __name__}, _WholeUnderRule)
+    MODULES[stock] = covered
+    return covered
 
 
 for _stock, _covered in MODULES.items():
@@ -168,8 +210,17 @@ def activation_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of a model that a rule can reach, by name, in the order of registration.
 
     They may already follow a rule. A module registered under several names has the first of them.
+    What is inside a module that is taken whole is not reached.
     """
-    return {name: m for name, m in model.named_modules() if _stock_class(m) in MODULES}
+    found: dict[str, nn.Module] = {}
+    whole: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module in whole or _stock_class(module) not in MODULES:
+            continue
+        found[name] = module
+        if issubclass(RULED[_stock_class(module)], _WholeUnderRule):
+            whole.update(module.modules())
+    return found
 
 
 def changed_modules(model: nn.Module) -> dict[str, Rule]:
@@ -277,8 +328,11 @@ def linearize(
         LbpError: If the rule is unknown, the model has no activation modules, or `where` matches
             none of them. Nothing is changed then.
     """
+    from lbp.known import register_loaded  # imported here: it needs this module
+
     checked = as_rule(rule)
     _check_model(model)
+    register_loaded()
     modules = dict(model.named_modules())
     found = activation_modules(model)
     if not found:

@@ -10,19 +10,26 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import handle_torch_function, has_torch_function
 
-from lbp.coverage import FUNCTIONS, MODULES, Covered
+from lbp.coverage import FUNCTIONS, MODULES, WHOLE, Covered
 from lbp.errors import LbpError
-from lbp.linearization import add_module_class
+from lbp.linearization import add_module_class, add_whole_class
+from lbp.whole import Whole, first_argument
 
 
 def register_activation(
     module: type[nn.Module],
-    function: Callable[..., Tensor],
+    function: Callable[..., Tensor] | None = None,
     *,
     arguments: tuple[str, ...] = (),
     learns: bool = False,
+    bounded: bool = False,
 ) -> Callable[..., Tensor]:
     """Let `linearize` and `backward_rule` reach an activation function of your own.
+
+    A class alone is taken whole: its modules compute their value by their own code, whatever that
+    calls, and the rule holds for them as one function of their first argument. So a class of
+    another package can be registered. The class's forward pass is replaced by one that a block
+    sees; outside of blocks it does what it did.
 
     Call it where the module's class is defined, and let the class call what it returns::
 
@@ -49,6 +56,8 @@ def register_activation(
         arguments: The attributes of the module that it passes to the function, by their names
             there.
         learns: Whether some of them are parameters. Their gradients stay the true ones.
+        bounded: Whether the function's values are, as those of a sigmoid: as a factor of a product
+            it is then a gate.
 
     Returns:
         The function, in the form that a block of `backward_rule` sees. A call of `function` itself
@@ -62,6 +71,8 @@ def register_activation(
         raise LbpError(f"{module!r} is not a class of modules: give a subclass of torch.nn.Module")
     if module in MODULES:
         raise LbpError(f"{module.__name__} is registered already: a rule reaches it")
+    if function is None:
+        return _register_whole(module, bounded)
     try:
         inspect.signature(function).bind("z", **dict.fromkeys(arguments))
     except TypeError as error:
@@ -70,11 +81,36 @@ def register_activation(
             f"the function of {module.__name__} cannot be called with {names} ({error})"
         ) from error
     seen = _seen_by_blocks(function)
-    covered = Covered(module.__name__, (), arguments=arguments, learns=learns)
+    covered = Covered(module.__name__, (), arguments=arguments, learns=learns, bounded=bounded)
     # The class of changed modules stands beside the user's: pickle imports that module to find it.
     home = sys.modules[module.__module__]
     add_module_class(module, covered, seen, home.__dict__)
     FUNCTIONS[seen] = MODULES[module] = covered
+    return seen
+
+
+def _register_whole(module: type[nn.Module], bounded: bool) -> Callable[..., Tensor]:
+    """Register a class, and let blocks see the calls of its modules."""
+    stock = module.forward
+    covered = add_whole_class(module, bounded=bounded)
+
+    def called(z: Tensor, unit: Whole, *args: Any, **kwargs: Any) -> Tensor:
+        return unit(z, *args, **kwargs)
+
+    seen = _seen_by_blocks(called)
+    FUNCTIONS[seen] = covered
+    WHOLE.add(seen)
+
+    @functools.wraps(stock)
+    def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch._C._len_torch_function_stack():
+            value: Tensor = stock(self, *args, **kwargs)
+            return value
+        if not args:
+            args = (kwargs.pop(first_argument(stock)),)
+        return seen(args[0], Whole(self, stock), *args[1:], **kwargs)
+
+    module.forward = forward
     return seen
 
 

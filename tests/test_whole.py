@@ -1,0 +1,219 @@
+"""Modules taken whole: their value by their own code, the rule on the way back."""
+
+import copy
+import math
+import pickle
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+import lbp
+from lbp.errors import LbpError
+from tests import zoo
+
+Z = torch.tensor([-3.0, -1.2, -0.4, 0.3, 1.1, 3.0]).double()
+G = torch.linspace(-1, 2, 6).double()
+
+
+class TanhGELU(nn.Module):
+    def forward(self, z):
+        return 0.5 * z * (1 + torch.tanh(math.sqrt(2 / math.pi) * (z + 0.044715 * z**3)))
+
+
+class SquaredReLU(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.relu = nn.ReLU()
+
+    def forward(self, input):
+        return self.relu(input) ** 2
+
+
+class _Swish(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, z):
+        ctx.save_for_backward(z)
+        return z * torch.sigmoid(z)
+
+    @staticmethod
+    def backward(ctx, g):
+        (z,) = ctx.saved_tensors
+        s = torch.sigmoid(z)
+        return g * (s + z * s * (1 - s))
+
+
+class Efficient(nn.Module):
+    def forward(self, z):
+        return _Swish.apply(z)
+
+
+class InPlace(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.inplace = True
+
+    def forward(self, z):
+        return z.mul_(z.sigmoid())
+
+
+class Learned(nn.Module):
+    """a sin(z)², with a learned a."""
+
+    def __init__(self):
+        super().__init__()
+        self.a = nn.Parameter(torch.tensor(0.7).double())
+
+    def forward(self, z):
+        return self.a * torch.sin(z) ** 2
+
+
+class Wider(nn.Module):
+    def forward(self, z):
+        return torch.cat([z.relu(), z.relu()], -1)
+
+
+UNITS = (TanhGELU, SquaredReLU, Efficient, InPlace, Learned)
+for kind in (*UNITS, Wider):
+    lbp.register_activation(kind)
+every_unit = pytest.mark.parametrize("kind", UNITS)
+
+
+def true_gradient(unit, z, g):
+    z = z.clone().requires_grad_()
+    (found,) = torch.autograd.grad(unit(z * 1), z, g)
+    return found
+
+
+def gradients(unit, rule, way, z=Z, g=G):
+    """The unit's value, its input's gradient and those of its parameters."""
+    leaf = z.clone().requires_grad_()
+    if way == "module":
+        lbp.linearize(unit, rule)
+        value = unit(leaf * 1)
+    else:
+        with lbp.backward_rule(rule):
+            value = unit(leaf * 1)
+    found = torch.autograd.grad(value, [leaf, *unit.parameters()], g)
+    return value, found[0], found[1:]
+
+
+@every_unit
+@pytest.mark.parametrize("way", ["module", "block"])
+def test_the_forward_pass_is_bit_identical_and_the_rule_holds_as_a_whole(kind, way):
+    true = true_gradient(kind(), Z, G)
+    expected = {"linear": G, "as-printed": Z * G, "leaky": 0.1 * G + 0.9 * true}
+    for rule, gradient in expected.items():
+        value, found, _ = gradients(kind(), rule, way)
+        assert torch.equal(value, kind()(Z.clone()))
+        torch.testing.assert_close(found, gradient)
+
+
+@pytest.mark.parametrize("way", ["module", "block"])
+@pytest.mark.parametrize("rule", ["linear", "leaky", "approx-gelu", lbp.surrogate(F.silu)])
+def test_parameters_keep_their_true_gradient(rule, way):
+    _, _, (found,) = gradients(Learned(), rule, way)
+    expected = (torch.sin(Z) ** 2 * G).sum()
+    torch.testing.assert_close(found, expected)
+
+
+def test_factors_at_three_are_those_of_the_rule_and_not_of_a_factor():
+    """Replacing the inner tanh alone would give -2.64 and 3.64."""
+    z, one = torch.tensor([-3.0, 3.0]).double(), torch.ones(2).double()
+    _, found, _ = gradients(TanhGELU(), "linear", "block", z, one)
+    assert found.tolist() == [1, 1]
+    expected = [-0.0116, 1.0116]
+    torch.testing.assert_close(
+        true_gradient(TanhGELU(), z, one), torch.tensor(expected).double(), atol=1e-3, rtol=0
+    )
+
+
+@every_unit
+def test_outside_of_a_block_and_after_restore_the_gradient_is_true(kind):
+    unit = kind()
+    true = true_gradient(unit, Z, G)
+    gradients(unit, "linear", "block")
+    assert torch.equal(true_gradient(unit, Z, G), true)
+    lbp.linearize(unit)
+    assert not torch.equal(true_gradient(unit, Z, G), true)
+    assert type(lbp.restore(unit)) is kind
+    assert torch.equal(true_gradient(unit, Z, G), true)
+
+
+def test_what_is_inside_a_whole_unit_is_not_changed():
+    model, report = lbp.linearize(nn.Sequential(SquaredReLU(), nn.ReLU()))
+    assert report.changed == {"0": "SquaredReLU", "1": "ReLU"}
+    assert type(model[0].relu) is nn.ReLU
+
+
+def test_it_may_be_called_by_name():
+    unit, _ = lbp.linearize(SquaredReLU())
+    z = Z.clone().requires_grad_()
+    unit(input=z).backward(G)
+    assert torch.equal(z.grad, G)
+    with lbp.backward_rule():
+        (found,) = torch.autograd.grad(SquaredReLU()(input=z), z, G)
+    assert torch.equal(found, G)
+
+
+@every_unit
+def test_it_can_be_copied_and_pickled(kind):
+    unit, _ = lbp.linearize(kind())
+    for again in (copy.deepcopy(unit), pickle.loads(pickle.dumps(unit))):
+        assert type(again) is type(unit)
+        assert torch.equal(true_gradient(again, Z, G), G)
+    assert list(unit.state_dict()) == list(kind().state_dict())
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo's own, of any broken graph
+@pytest.mark.parametrize("backend", ["eager", "aot_eager"])
+def test_compiled_it_follows_the_rule(backend):
+    torch._dynamo.reset()
+    unit, _ = lbp.linearize(nn.Sequential(TanhGELU()))
+    z = Z.clone().requires_grad_()
+    torch.compile(unit, backend=backend)(z * 1).backward(G)
+    assert torch.equal(z.grad, G)
+
+
+@pytest.mark.parametrize("way", ["module", "block"])
+def test_another_shape_is_refused(way):
+    with pytest.raises(
+        LbpError, match=r"Wider gives \(12,\) for \(6,\): a rule needs an element-w"
+    ):
+        gradients(Wider(), "linear", way)
+
+
+# --- models of other packages
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", zoo.NAMES)
+@pytest.mark.filterwarnings("ignore::lbp.errors.LbpWarning")  # softmax
+def test_models_of_other_packages(name):
+    pytest.importorskip("timm" if name in zoo.TIMM else "transformers")
+    model, args, kwargs = zoo.build(name)
+
+    def value(model):
+        torch.manual_seed(0)
+        outputs = copy.deepcopy(model)(*args, **kwargs)
+        return outputs if isinstance(outputs, torch.Tensor) else outputs[0]
+
+    stock = value(model)
+    before = lbp.audit(model, *args, **kwargs)
+    assert before.reached == {}
+    with lbp.backward_rule():
+        assert torch.equal(value(model), stock)
+        block = lbp.audit(model, *args, **kwargs)
+    with lbp.backward_rule("bp"):
+        assert not lbp.audit(model, *args, **kwargs).differs
+    lbp.linearize(model)
+    assert torch.equal(value(model), stock)
+    modules = lbp.audit(model, *args, **kwargs)
+    for found in (block, modules):
+        # What had a true derivative is reached or named, module by module.
+        named = {*found.reached, *(r.module for r in found.remaining)}
+        assert {r.module for r in before.remaining} <= named
+        assert found.differs
+        assert found.remaining == ()
+    assert sum(modules.reached.values()) <= sum(block.reached.values())

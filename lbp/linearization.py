@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 
 from lbp.autograd import call, call_whole
 from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE, Covered, resolve
@@ -107,7 +108,8 @@ class _WholeUnderRule(_UnderRule):
         return _as_pickled, (STOCK[type(self)],), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
-_in_python: Callable[..., Tensor] = torch.compiler.disable(call_whole)
+# `torch.compiler.disable` does the same, but loads the compiler at once: seconds.
+_in_python: Callable[..., Tensor] = _disable_dynamo(call_whole)
 
 
 def _as_pickled(stock: type[nn.Module]) -> nn.Module:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._compile import _disable_dynamo
 from torch.overrides import handle_torch_function, has_torch_function
 
 from lbp.coverage import FUNCTIONS, MODULES, WHOLE, Covered
@@ -120,12 +121,13 @@ def _seen_by_blocks(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     @functools.wraps(function)
     def seen(z: Tensor, /, *args: Any, **kwargs: Any) -> Tensor:
         # Dynamo does not count modes here. Inside a block it leaves this call to Python: the graph
-        # is broken, and with `fullgraph=True` that is an error.
+        # is broken, and with `fullgraph=True` that is an error. (`torch.compiler.disable` does the
+        # same, but loads the compiler at once: seconds.)
         if torch.compiler.is_compiling() and torch._C._len_torch_function_stack():
             return in_python(z, *args, **kwargs)
         if has_torch_function((z,)):
             return handle_torch_function(seen, (z,), z, *args, **kwargs)  # type: ignore[no-any-return]
         return function(z, *args, **kwargs)
 
-    in_python: Callable[..., Tensor] = torch.compiler.disable(seen)
+    in_python: Callable[..., Tensor] = _disable_dynamo(seen)
     return seen

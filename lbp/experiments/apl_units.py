@@ -407,7 +407,13 @@ def answer(results: Results) -> str:
 
 @dataclass(frozen=True)
 class Further:
-    """A further task of the source that this book has code for and no data."""
+    """A further task of the source that this book has code for and has not run.
+
+    Attributes:
+        task: The task.
+        run: How to run it.
+        needs: What it needs that is missing here.
+    """
 
     task: str
     run: str
@@ -428,6 +434,11 @@ FURTHER = (
         "--normalisation raw --lr 0.05 --momentum 0.9 --l2 0.0001 --unit-l2 0.001 --batch 100 "
         "--augment --epochs 660`",
         "a GPU, and CIFAR-100 for the second",
+    ),
+    Further(
+        "Higgs to tau tau, eight layers, S = 2",
+        "`lbp.lab.higgs`: `load`, `network` and `significance`; a loop that trains is not there",
+        "the 80 million events and a GPU",
     ),
 )
 

@@ -8,9 +8,10 @@ if TYPE_CHECKING:
     from lbp.block import backward_rule
     from lbp.errors import LbpError, LbpWarning
     from lbp.linearization import from_layer, linearize, restore
+    from lbp.literature import compose
     from lbp.reach import Audit, audit
     from lbp.registration import register_activation
-    from lbp.rules import Rule, compose, leaky, surrogate
+    from lbp.rules import Rule, leaky, surrogate
 
 __all__ = [
     "Audit",
@@ -36,7 +37,7 @@ _MODULES = {
     "Rule": "rules",
     "audit": "reach",
     "backward_rule": "block",
-    "compose": "rules",
+    "compose": "literature",
     "from_layer": "linearization",
     "leaky": "rules",
     "linearize": "linearization",

@@ -207,6 +207,12 @@ def _from_value(
     elif rule.surrogate:
         y = call_stock(function, z.detach(), *args, **kwargs)
         s = call_stock(rule.surrogate, z)
+        if not isinstance(s, Tensor) or s.shape != z.shape:
+            found = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else repr(s)
+            raise LbpError(
+                f"the function of the rule {rule.name} returned {found} for {tuple(z.shape)}: give "
+                "an element-wise one"
+            )
         out = _Joined.apply(y, s, None, rule, 0.0)  # type: ignore[no-untyped-call]
     else:
         assert rule.keep is not None

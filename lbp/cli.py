@@ -35,7 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if options.project is not None:
             os.environ["LBP_PROJECT"] = options.project
         status: int = options.command(options)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # it is None where standard output is closed
+            sys.stdout.flush()
     except LbpError as error:
         print(f"lbp: {error}", file=sys.stderr)
         return 2
@@ -43,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if error.name not in _EXTRAS:
             raise
         extra = MissingExtra(
-            f"this command needs {error.name}: pip install 'linear-backprop[{_EXTRAS[error.name]}]'"
+            f"this command needs {error.name}: pip install '.[{_EXTRAS[error.name]}]' in a clone"
         )
         print(f"lbp: {extra}", file=sys.stderr)
         return 2
@@ -108,7 +109,9 @@ def _parser() -> argparse.ArgumentParser:
     sub.set_defaults(command=_add)
     text = "Time a training step under both rules and count the bytes it keeps; records both."
     sub = command("cost", _cost, text)
-    sub.add_argument("--profile", default="recorded", help="recorded, smoke or paper")
+    sub.add_argument(
+        "--profile", default="recorded", help="recorded (also: narrow), smoke or paper"
+    )
     sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
     text = "Show that the code gives the numbers of an earlier commit, so that its records stand."

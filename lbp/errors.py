@@ -49,5 +49,5 @@ def require(what: str, extra: str, *packages: str) -> None:
     missing = [name for name in packages if importlib.util.find_spec(name) is None]
     if missing:
         raise MissingExtra(
-            f"{what} needs {', '.join(missing)}: pip install 'linear-backprop[{extra}]'"
+            f"{what} needs {', '.join(missing)}: pip install '.[{extra}]' in a clone"
         )

@@ -4,7 +4,8 @@
 the parameters of its paper; the function of the same name takes others.
 """
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
@@ -18,7 +19,7 @@ from lbp.rules import AS_PRINTED, BP, LINEAR, Field, Rule, factor, is_number, le
 
 
 def _check_positive(name: str, value: object) -> None:
-    if not is_number(value) or not value > 0:  # type: ignore[operator]
+    if not is_number(value) or not 0 < value < math.inf:  # type: ignore[operator]
         raise LbpError(f"{name} = {value!r}: a number above 0 is needed")
 
 
@@ -84,7 +85,7 @@ def _of_packed(factors: tuple[float, ...], packed: Tensor, g: Tensor) -> Tensor:
 
 
 def ste_clip() -> Rule:
-    """Return the straight-through estimator with a clip: g where |z| <= 1, else 0."""
+    """Return the straight-through estimator with a clip: g where z lies in [-1, 1], else 0."""
     return Rule("ste-clip", partial(_within, -1.0, 1.0))
 
 
@@ -119,7 +120,12 @@ def bpa() -> Rule:
 
 
 def sugar_bsilu(a: float = 1.67) -> Rule:
-    """Return SUGAR's rule with B-SiLU: the derivative of (z + a) s(z) - a / 2, s the sigmoid."""
+    """Return SUGAR's rule with B-SiLU: the derivative of (z + a) s(z) - a / 2, s the sigmoid.
+
+    Raises:
+        LbpError: If a is not positive.
+    """
+    _check_positive("a", a)
     return factor(f"sugar-bsilu({a:g})", partial(_shifted_silu_slope, a))
 
 
@@ -245,6 +251,28 @@ PUBLISHED: dict[str, Published] = {
     ),
 }  # fmt: skip
 BUILT_IN = {name: published.rule for name, published in PUBLISHED.items()}
+
+
+def compose(*rules: str | Rule | Field) -> Rule:
+    """Return the rule that hands the gradient of each rule to the next one.
+
+    So `compose("full-jam", "bp")` is the true gradient times noise. The last rule may be any one;
+    the others have no true_share and no surrogate, as they know nothing of the function.
+
+    Raises:
+        LbpError: If there is none, one is unknown, or an earlier rule needs the function.
+    """
+    if not rules:
+        raise LbpError("compose() of no rules: give two or more, such as 'full-jam' and 'bp'")
+    first, *further = map(as_rule, rules)
+    if not further:
+        return first
+    if first.true_share or first.surrogate or first.inner:
+        raise LbpError(
+            f"the rule {first.name} needs the function, so it can only be the last one in compose"
+        )
+    inner = compose(*further)
+    return replace(first, name=f"{first.name} then {inner.name}", inner=inner)
 
 
 def as_rule(rule: str | Rule | Field) -> Rule:

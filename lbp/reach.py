@@ -38,7 +38,7 @@ _ACTIVATIONS = {
     "Hardswish": "a hardswish",
     "Hardshrink": "a hardshrink",
     "Softshrink": "a softshrink",
-    "Elu": "an elu, selu or celu",
+    "Celu|Elu": "an elu, selu or celu",
     "Mish": "a mish",
     "Softplus": "a softplus",
     "LogSigmoid": "a logsigmoid",
@@ -58,7 +58,7 @@ _ACTIVATIONS = {
 }
 # Not linear either, but no activation functions.
 _OTHERS = {
-    "(Log)?Softmax": "softmax",
+    "(Log|Safe)?Softmax|Logsumexp": "softmax",
     "ScaledDotProduct.*": "attention",
     "(Native|Cudnn)(Batch|Layer|Group)Norm|FusedRmsNorm|LinalgVectorNorm|Norm": "normalisation",
     "Rsqrt|Sqrt": "normalisation",
@@ -141,7 +141,7 @@ class Audit:
             kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(self.others.items()))
             lines += [f"not linear, but no activation functions: {kinds}"]
         if not self.differs:
-            lines += ["the gradient is that of Backprop"]
+            lines += ["the gradient is that of Backprop (behind a layer of zeros it always is)"]
         return "\n".join(lines)
 
 

@@ -15,7 +15,7 @@ Those of the literature are in `lbp.literature`, with their sources.
 import inspect
 import numbers
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import torch
@@ -179,25 +179,6 @@ def surrogate(s: Callable[[Tensor], Tensor], name: str | None = None) -> Rule:
     if not callable(s):
         raise LbpError(f"surrogate {s!r} is not a function: give one of the pre-activations")
     return Rule(f"surrogate({name})", _pass, reads_input=False, surrogate=s)
-
-
-def compose(first: Rule, *further: Rule) -> Rule:
-    """Return the rule that hands the gradient of each rule to the next one.
-
-    So `compose(full_jam(), bp)` is the true gradient times noise. The last rule may be any one; the
-    others have no true_share and no surrogate, as they know nothing of the function.
-
-    Raises:
-        LbpError: If an earlier rule needs the function.
-    """
-    if not further:
-        return first
-    if first.true_share or first.surrogate or first.inner:
-        raise LbpError(
-            f"the rule {first.name} needs the function, so it can only be the last one in compose"
-        )
-    inner = compose(*further)
-    return replace(first, name=f"{first.name} then {inner.name}", inner=inner)
 
 
 BP = Rule("bp", _zero, true_share=1.0, reads_input=False)

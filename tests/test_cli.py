@@ -391,12 +391,12 @@ def test_training_needs_few_packages():
     assert done.stderr.startswith("lbp: unknown experiment 'fig9'")
     done = run_lbp("claims", code=code)
     assert done.returncode == 2
-    assert done.stderr == "lbp: this command needs yaml: pip install 'linear-backprop[book]'\n"
+    assert done.stderr == "lbp: this command needs yaml: pip install '.[book]' in a clone\n"
     code += "\nsys.modules['tqdm'] = None"
     for command in ("status", "train", "data"):
         done = run_lbp(command, code=code)
         assert done.returncode == 2
-        assert done.stderr == "lbp: lbp.lab needs tqdm: pip install 'linear-backprop[lab]'\n"
+        assert done.stderr == "lbp: lbp.lab needs tqdm: pip install '.[lab]' in a clone\n"
 
 
 @pytest.mark.slow

@@ -92,8 +92,8 @@ def test_torch_suffices_for_the_rules(tmp_path):
 @pytest.mark.slow
 def test_the_other_floors_name_their_extra_where_it_is_missing(tmp_path):
     expected = {
-        "lbp.lab": f"lbp.lab needs {', '.join(LAB)}: pip install 'linear-backprop[lab]'",
-        "lbp.experiments": "lbp.experiments needs matplotlib: pip install 'linear-backprop[book]'",
+        "lbp.lab": f"lbp.lab needs {', '.join(LAB)}: pip install '.[lab]' in a clone",
+        "lbp.experiments": "lbp.experiments needs matplotlib: pip install '.[book]' in a clone",
     }
     code = f"""
 import lbp
@@ -120,7 +120,7 @@ def test_require_names_what_is_missing_and_nothing_else():
     require("this", "lab", "torch", "json")
     with pytest.raises(MissingExtra) as error:
         require("this", "book", "torch", "absent_one", "json", "absent_two")
-    message = "this needs absent_one, absent_two: pip install 'linear-backprop[book]'"
+    message = "this needs absent_one, absent_two: pip install '.[book]' in a clone"
     assert str(error.value) == message
     assert isinstance(error.value, LbpError)
     assert isinstance(error.value, ImportError)

@@ -14,8 +14,8 @@ from lbp import literature
 from lbp.block import backward_rule
 from lbp.errors import LbpError
 from lbp.linearization import linearize
-from lbp.literature import BUILT_IN, PUBLISHED, as_rule
-from lbp.rules import AS_PRINTED, BP, LINEAR, Rule, compose, leaky, surrogate
+from lbp.literature import BUILT_IN, PUBLISHED, as_rule, compose
+from lbp.rules import AS_PRINTED, BP, LINEAR, Rule, leaky, surrogate
 
 # z clear of the places where a rule jumps.
 Z = torch.tensor([-9.0, -4.0, -2.5, -1.05, -0.7, -0.2, 0.3, 0.8, 1.2, 3.0, 5.0, 8.0]).double()
@@ -255,7 +255,7 @@ def test_the_last_rule_may_be_any(last):
 
 
 def test_a_composed_rule_is_named_by_its_parts():
-    assert compose(as_rule("ste-clip"), BP).name == "ste-clip then bp"
+    assert compose("ste-clip", "bp").name == "ste-clip then bp"
     assert compose(LINEAR) is LINEAR
 
 
@@ -293,6 +293,14 @@ def test_a_model_that_holds_a_rule_can_be_pickled(name):
         (lambda: literature.proxygrad(0), "alpha = 0: a number above 0 is needed"),
         (lambda: literature.clipped_relu("1"), "c = '1': a number above 0 is needed"),
         (lambda: literature.sugar_nelu(True), "alpha = True: a number above 0 is needed"),
+        (
+            lambda: gradient(surrogate(torch.sum), F.relu, Z, Z),
+            "the function of the rule surrogate(sum) returned shape () for (12,): give an "
+            "element-wise one",
+        ),
+        (lambda: literature.sugar_bsilu(math.nan), "a = nan: a number above 0 is needed"),
+        (lambda: literature.proxygrad(math.inf), "alpha = inf: a number above 0 is needed"),
+        (lambda: compose(), "compose() of no rules: give two or more, such as 'full-jam' and 'bp'"),
         (
             lambda: surrogate(1.5),
             "surrogate 1.5 is not a function: give one of the pre-activations",

@@ -253,14 +253,13 @@ def call(
             "export under torch.no_grad(), or lbp.restore(model) first"
         )
     refuse_jit_trace(rule)
-    transformed = torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
-    if transformed and _leaves_the_graph(rule.name):
+    if torch.compiler.is_compiling() and _leaves_the_graph():
         return _call_outside(rule, covered, function, args, kwargs)
     return _call_here(rule, covered, function, args, kwargs)
 
 
 def refuse_jit_trace(rule: Rule) -> None:
-    """Raise `LbpError` while torch.jit.trace traces, which keeps no backward pass but its own."""
+    """Raise `LbpError` while torch.jit.trace traces, as it keeps no backward pass but its own."""
     if torch._C._get_tracing_state() is not None and not torch.onnx.is_in_onnx_export():
         raise LbpError(
             f"torch.jit.trace would lose the backward rule {rule.name!r}: "
@@ -268,13 +267,13 @@ def refuse_jit_trace(rule: Rule) -> None:
         )
 
 
-def _leaves_the_graph(rule: str) -> bool:
-    """Whether a call has to leave the graph that torch.compile traces under torch.func.
+def _leaves_the_graph() -> bool:
+    """Whether a call has to leave the graph that torch.compile traces.
 
-    Dynamo believes there that the input of an autograd function needs no gradient, and would take
-    the stock function. Its graphs can hold an autograd function under one `grad` (or `vjp`, or
-    `jacrev`). Under `vmap` alone the call leaves the graph. Elsewhere that is no help, because
-    PyTorch loses gradients when a graph breaks inside `vjp`.
+    Under a transform of torch.func, Dynamo believes that the input of an autograd function needs no
+    gradient, and would take the stock function. Its graphs can hold an autograd function under one
+    `grad` (or `vjp`, or `jacrev`). Under `vmap` alone the call leaves the graph. Elsewhere that is
+    no help, because PyTorch loses gradients when a graph breaks inside `vjp`.
 
     Raises:
         LbpError: If the rule would be lost in either place.
@@ -282,21 +281,21 @@ def _leaves_the_graph(rule: str) -> bool:
     global _call_outside
     stack = torch._C._functorch.get_interpreter_stack() or []
     transforms = [interpreter.key().name.lower() for interpreter in stack]
-    if transforms == ["grad"]:
+    if transforms in ([], ["grad"]):
         return False
     if set(transforms) != {"vmap"}:
         raise LostByTheCompiler(
-            f"torch.compile would lose the backward rule {rule!r} under torch.func's "
+            "torch.compile would lose the backward rule under torch.func's "
             f"{' of '.join(transforms)}: leave torch.compile out"
         )
     _call_outside = torch.compiler.disable(
-        _call_here, reason=f"under vmap, torch.compile would lose the backward rule {rule!r}"
+        _call_here, reason="under vmap, torch.compile would lose the backward rule of lbp"
     )
     return True
 
 
-# Dynamo runs this function and takes its result for a constant. It has an empty stack, or it
-# compiles again for another one.
+# Dynamo runs this function and takes its result for a constant: under other transforms it traces
+# anew.
 _leaves_the_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
@@ -320,15 +319,14 @@ def _call_here(
             "trace outside the block and call the traced model inside it"
         )
     if z.is_nested and z.layout is torch.strided:
-        # PyTorch's autograd functions cannot handle these, but their parts.
-        function, args, kwargs = (
-            not_overwriting(function, args, kwargs) if in_place else (function, args, kwargs)
-        )
-        parts = [
-            _out_of_place(rule, covered.learns, function, part, args, kwargs) for part in z.unbind()
-        ]
-        out = torch.nested.as_nested_tensor(parts)
-        return z.copy_(out) if in_place else out
+        # PyTorch's autograd functions cannot take these, but their parts.
+        if in_place:
+            raise LbpError(
+                f"the rule {rule.name!r} cannot overwrite a strided nested tensor: "
+                "call the function without inplace, or take layout=torch.jagged"
+            )
+        parts = (_out_of_place(rule, covered.learns, function, x, args, kwargs) for x in z.unbind())
+        return torch.nested.as_nested_tensor(list(parts))
     if not in_place:
         if torch.compiler.is_compiling():
             # Where a tensor needs a gradient since it was written to, as a buffer that is filled

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._higher_order_ops.wrap import tag_activation_checkpoint
 from torch.overrides import (
     TorchFunctionMode,
     _get_current_function_mode_stack,
@@ -43,6 +44,9 @@ _tell_dynamo()
 
 _BACKWARD = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
 
+# Whose frames lie between a call and a mode that sees it; the last are those of inner blocks.
+_BETWEEN = {torch.nn.functional.__file__, torch.overrides.__file__, __file__}
+
 
 def _in_compiled_graph() -> bool:
     """Whether a mode was called by a graph that torch.compile hands to a backend.
@@ -56,9 +60,6 @@ def _in_compiled_graph() -> bool:
     if not frame or not frame.f_code.co_filename.startswith("<eval_with_key>"):
         return False  # not one of torch.fx's graphs
     return "dynamo_compile_id" in getattr(frame.f_locals.get("self"), "meta", ())
-
-
-_BETWEEN = {torch.nn.functional.__file__, torch.overrides.__file__}
 
 
 class BackwardRule(TorchFunctionMode):
@@ -99,9 +100,14 @@ class BackwardRule(TorchFunctionMode):
                 self._warn(func)
             elif func in _BACKWARD and not self.reached:
                 self._warn_of_nothing(args, kwargs)
+            elif func is tag_activation_checkpoint:  # only while torch.compile traces
+                args = (self._around(args[0]), *args[1:])
             return func(*args, **kwargs)
-        if (covered.opt_in and not self.sign) or not torch.is_grad_enabled() or "out" in kwargs:
-            refuse_jit_trace(self.rule)
+        if (covered.opt_in and not self.sign) or "out" in kwargs:
+            return func(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            if not self.rule.is_bp:
+                refuse_jit_trace(self.rule)
             return func(*args, **kwargs)
         if not torch.compiler.is_compiling():
             self.reached = True
@@ -110,6 +116,13 @@ class BackwardRule(TorchFunctionMode):
         if self.rule.is_bp:
             return call_stock(func, *args, **kwargs)
         return call(self.rule, covered, func, args, kwargs)
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return inside
 
     def _warn(self, func: Callable[..., Any]) -> None:
         if not self.rule.is_bp and not torch.compiler.is_compiling():
@@ -188,10 +201,16 @@ def backward_rule(
     reach calls that bypass PyTorch's Python functions: `torch.ops.aten.relu` and TorchScript.
     Those keep their true derivatives without a warning.
 
+    torch.compile reaches what is called in a block, and may compile the block itself. Under
+    transforms of torch.func it compiles less, see `lbp.linearize`. A block in which a graph breaks
+    is run by Python, and what it calls is compiled.
+
     The innermost block decides, and a module changed by `lbp.linearize` keeps its own rule. Under
-    torch.no_grad() nothing is overridden. Double backward differentiates the rule's own field (for
-    "linear": the identity). It is incomplete through PReLU, whose two gradients come from separate
-    nodes. Forward-mode automatic differentiation is not supported.
+    torch.no_grad() nothing is overridden, but PyTorch takes no fast path of nn.TransformerEncoder
+    and nn.MultiheadAttention in a block, so their values may differ in the last bits. Double
+    backward differentiates the rule's own field (for "linear": the identity). It is incomplete
+    through PReLU, whose two gradients come from separate nodes. Forward-mode automatic
+    differentiation is not supported.
 
     Args:
         rule: "bp", "linear", "as-printed", "ste-clip", "leaky", `lbp.leaky(alpha)`, or a function
@@ -201,10 +220,12 @@ def backward_rule(
             is then a straight-through estimator.
 
     Raises:
-        LbpError: If the name is unknown, or the function takes other arguments.
+        LbpError: If the name is unknown, or the function takes other arguments. Inside the block,
+            where tracing would lose the rule: by torch.export, torch.fx or torch.jit.trace.
 
     Warns:
-        LbpWarning: When something is called that no rule reaches, such as a softmax.
+        LbpWarning: When something is called that no rule reaches, such as a softmax, and when a
+            backward pass starts in the block before the rule has reached a function.
     """
     checked = as_rule(rule)
     mode = BackwardRule(checked, sign)

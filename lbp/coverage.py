@@ -157,12 +157,12 @@ LEFT_ALONE = (
         ("F.multi_head_attention_forward", "F.scaled_dot_product_attention"),
         "its softmax is not element-wise, and fused",
     ),
-    # PyTorch never takes the fast path inside `backward_rule`, so no function needs a warning.
+    # PyTorch never takes the fast path under a function mode, so no function needs a warning.
     LeftAlone(
         ("TransformerEncoderLayer",),
         (),
-        "its fast path is taken only where no gradient is wanted, "
-        "on the other path it calls its activation as any module does",
+        "its fast path is taken only where no gradient is wanted and no block is entered (the last "
+        "bits may differ); on the other path it calls its activation as any module does",
     ),
 )
 

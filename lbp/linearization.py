@@ -294,6 +294,12 @@ def linearize(
     stay as they were. Further calls change further modules, or the same ones again, so that rules
     can be mixed; "bp" turns them back into stock modules.
 
+    torch.jit.script and torch.jit.trace keep no backward pass, and torch.ao's `fuse_modules` knows
+    the stock classes alone: use them before `linearize`, or after `restore`. torch.compile keeps
+    the rule. Of the transforms of torch.func, it compiles one `grad`, `vjp` or `jacrev`, whose
+    result is then not to be differentiated again: that would miss parts of it. `vmap` breaks the
+    graph (an error with fullgraph=True), and others raise an error: call these uncompiled.
+
     A function that a module calls, such as `torch.nn.functional.relu`, is out of reach here and
     named in the report; `lbp.backward_rule` reaches it.
 
@@ -310,7 +316,8 @@ def linearize(
         The model, and a report of what was changed and what was left alone.
 
     Raises:
-        LbpError: If the rule is unknown, the model has no activation modules, or `where` matches
+        LbpError: If the rule is unknown, the model has no activation modules that a rule can reach
+            (one whose forward was replaced on the instance is out of reach), or `where` matches
             none of them. Nothing is changed then.
     """
     checked = as_rule(rule)

@@ -4,7 +4,6 @@ The forward pass calls the stock function, so its values are the stock ones bit 
 shorter `z + (f(z) - z).detach()` would round them differently.)
 """
 
-import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -29,6 +28,14 @@ def check_torch(version: str) -> None:
 
 
 check_torch(torch.__version__)
+
+
+class LostByTheCompiler(LbpError, AssertionError):
+    """A compiled call that would silently have the true derivative.
+
+    Of the errors that are raised while it traces, torch.compile passes on an AssertionError as it
+    is. It wraps others, or runs the code uncompiled.
+    """
 
 
 # The autograd functions below define no `jvp`, because torch.compile(fullgraph=True) rejects it.
@@ -133,17 +140,29 @@ class _Through(torch.autograd.Function):
         return ctx.rule.gradient(_saved(ctx), g), None, None
 
 
-# `apply` binds its arguments to the signature of `forward`. To work that out takes 7 microseconds,
-# longer than many an activation function, and `inspect` uses a stored signature if there is one.
-for _function in (_Ruled, _Joined, _Through):
-    _signature = inspect.signature(_function.forward)
-    _function.forward.__signature__ = _signature  # type: ignore[union-attr]
+def _apply(function: type[torch.autograd.Function], z: Tensor, *args: Any) -> Tensor:
+    """Return `function.apply(z, *args)`.
+
+    `apply` first binds its arguments to the signature of `forward`, and looks for transforms of
+    torch.func. That takes two thirds of its time, and is left out where neither is needed.
+    """
+    out: Tensor
+    if torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active():
+        out = function.apply(z, *args)
+    else:
+        z = torch._C._functorch.unwrap_if_dead(z)  # as `apply` does: a transform may have ended
+        out = super(torch.autograd.Function, function).apply(z, *args)  # type: ignore[misc]
+    return out
 
 
-def call_stock(function: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+def call_stock(function: Callable[..., Tensor], z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     """Call a function so that no outer block changes its backward pass."""
     with torch._C.DisableTorchFunction():
-        return function(*args, **kwargs)
+        kind = type(z)
+        if kind is Tensor or kind.__torch_function__ is torch._C._disabled_torch_function_impl:
+            return function(z, *args, **kwargs)
+        # Also a subclass's own way to call functions is off here, and it makes the result's class.
+        return kind.__torch_function__(function, (kind,), (z, *args), kwargs)  # type: ignore[no-any-return]
 
 
 def _fixed(value: Any) -> Any:
@@ -161,7 +180,7 @@ def _out_of_place(
     if learns and not rule.needs_value:
         # PyTorch's own node gives the parameters their true gradient, and the input gets none.
         y = call_stock(function, z.detach(), *args, **kwargs)
-        return _Joined.apply(y, z, None, rule, 1.0)  # type: ignore[no-any-return, no-untyped-call]
+        return _apply(_Joined, y, z, None, rule, 1.0)
     trained = args, kwargs
     stock = function
     if learns:
@@ -169,15 +188,14 @@ def _out_of_place(
             function = function.fixed
         args = tuple(map(_fixed, args))
         kwargs = {name: _fixed(value) for name, value in kwargs.items()}
-    out: Tensor
     if rule.needs_value:
         out = _from_value(rule, function, z, args, kwargs)
     else:
-        out = _Ruled.apply(z, _Call(rule, function, args, kwargs))  # type: ignore[no-untyped-call]
+        out = _apply(_Ruled, z, _Call(rule, function, args, kwargs))
     if learns:
         # A second node of PyTorch's own gives the whole gradient of the parameter.
         y = call_stock(stock, z.detach(), *trained[0], **trained[1])
-        out = _Joined.apply(y, out, None, LINEAR, 1.0)  # type: ignore[no-untyped-call]
+        out = _apply(_Joined, y, out, None, LINEAR, 1.0)
     return out
 
 
@@ -199,11 +217,11 @@ def _from_value(
             else _out_of_place(inner, False, function, z, args, kwargs)
         )
         kept = rule.keep(z.detach(), y.detach()) if rule.keep else z.detach()
-        out = _Through.apply(y, kept, rule)  # type: ignore[no-untyped-call]
+        out = _apply(_Through, y, kept, rule)
     elif rule.true_share:
         # PyTorch's own node gives the true part. It also knows the random numbers of RReLU.
         y = call_stock(function, z, *args, **kwargs)
-        out = _Joined.apply(y, z, None, rule, rule.true_share)  # type: ignore[no-untyped-call]
+        out = _apply(_Joined, y, z, None, rule, rule.true_share)
     elif rule.surrogate:
         y = call_stock(function, z.detach(), *args, **kwargs)
         s = call_stock(rule.surrogate, z)
@@ -213,11 +231,11 @@ def _from_value(
                 f"the function of the rule {rule.name} returned {found} for {tuple(z.shape)}: give "
                 "an element-wise one"
             )
-        out = _Joined.apply(y, s, None, rule, 0.0)  # type: ignore[no-untyped-call]
+        out = _apply(_Joined, y, s, None, rule, 0.0)
     else:
         assert rule.keep is not None
         y = call_stock(function, z.detach(), *args, **kwargs)
-        out = _Joined.apply(y, z, rule.keep(z.detach(), y), rule, 0.0)  # type: ignore[no-untyped-call]
+        out = _apply(_Joined, y, z, rule.keep(z.detach(), y), rule, 0.0)
     return out
 
 
@@ -234,9 +252,62 @@ def _called(
             f"torch.export would lose the backward rule {rule.name!r}: "
             "export under torch.no_grad(), or lbp.restore(model) first"
         )
+    refuse_jit_trace(rule)
+    if torch.compiler.is_compiling() and _leaves_the_graph():
+        return _call_outside(rule, covered, function, args, kwargs)
+    return _call_here(rule, covered, function, args, kwargs)
+
+
+def refuse_jit_trace(rule: Rule) -> None:
+    """Raise `LbpError` while torch.jit.trace traces, as it keeps no backward pass but its own."""
+    if torch._C._get_tracing_state() is not None and not torch.onnx.is_in_onnx_export():
+        raise LbpError(
+            f"torch.jit.trace would lose the backward rule {rule.name!r}: "
+            "trace outside any block, and lbp.restore(model) first"
+        )
+
+
+def _leaves_the_graph() -> bool:
+    """Whether a call has to leave the graph that torch.compile traces.
+
+    Under a transform of torch.func, Dynamo believes that the input of an autograd function needs no
+    gradient, and would take the stock function. Its graphs can hold an autograd function under one
+    `grad` (or `vjp`, or `jacrev`). Under `vmap` alone the call leaves the graph. Elsewhere that is
+    no help, because PyTorch loses gradients when a graph breaks inside `vjp`.
+
+    Raises:
+        LbpError: If the rule would be lost in either place.
+    """
+    global _call_outside
+    stack = torch._C._functorch.get_interpreter_stack() or []
+    transforms = [interpreter.key().name.lower() for interpreter in stack]
+    if transforms in ([], ["grad"]):
+        return False
+    if set(transforms) != {"vmap"}:
+        raise LostByTheCompiler(
+            "torch.compile would lose the backward rule under torch.func's "
+            f"{' of '.join(transforms)}: leave torch.compile out"
+        )
+    _call_outside = torch.compiler.disable(
+        _call_here, reason="under vmap, torch.compile would lose the backward rule of lbp"
+    )
+    return True
+
+
+# Dynamo runs this function and takes its result for a constant: under other transforms it traces
+# anew.
+_leaves_the_graph._dynamo_marked_constant = True  # type: ignore[attr-defined]
+
+
+def _call_here(
+    rule: Rule,
+    covered: Covered,
+    function: Callable[..., Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
     in_place = overwrites(function, args, kwargs)
     z: Tensor
-    out: Tensor
     if args:
         z, args = args[0], args[1:]
     else:
@@ -247,7 +318,20 @@ def _called(
             f"torch.fx would lose the backward rule {rule.name!r}: "
             "trace outside the block and call the traced model inside it"
         )
+    if z.is_nested and z.layout is torch.strided:
+        # PyTorch's autograd functions cannot take these, but their parts.
+        if in_place:
+            raise LbpError(
+                f"the rule {rule.name!r} cannot overwrite a strided nested tensor: "
+                "call the function without inplace, or take layout=torch.jagged"
+            )
+        parts = (_out_of_place(rule, covered.learns, function, x, args, kwargs) for x in z.unbind())
+        return torch.nested.as_nested_tensor(list(parts))
     if not in_place:
+        if torch.compiler.is_compiling():
+            # Where a tensor needs a gradient since it was written to, as a buffer that is filled
+            # slice by slice, Dynamo learns of it only from a new tensor.
+            z = z.view_as(z)
         return _out_of_place(rule, covered.learns, function, z, args, kwargs)
     # PyTorch's own node needs its input unchanged, and torch.compile and the transforms of
     # torch.func reject an autograd function that overwrites its input: these get a copy. (The copy
@@ -255,15 +339,17 @@ def _called(
     # other calls overwrite their input and need no memory.
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if rule.needs_value or transformed:
-        function, args, kwargs = not_overwriting(covered, function, args, kwargs)
+        function, args, kwargs = not_overwriting(function, args, kwargs)
         out = _out_of_place(rule, covered.learns, function, z.clone(), args, kwargs)
         z.copy_(out)
         return z
     copy = z.clone() if rule.reads_input else None
-    out = _Ruled.apply(z, _Call(rule, function, args, kwargs, True, copy))  # type: ignore[no-untyped-call]
+    out = _apply(_Ruled, z, _Call(rule, function, args, kwargs, True, copy))
     return out
 
 
+# Replaced when torch.compile first needs it, since to import torch._dynamo takes a second.
+_call_outside = _call_here
 Watcher = Callable[[Covered, Any, Tensor], None]
 _watchers: list[Watcher] = []
 

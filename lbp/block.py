@@ -11,13 +11,14 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch._higher_order_ops.wrap import tag_activation_checkpoint
 from torch.overrides import (
     TorchFunctionMode,
     _get_current_function_mode_stack,
     get_overridable_functions,
 )
 
-from lbp.autograd import call, call_stock, call_whole
+from lbp.autograd import call, call_stock, call_whole, refuse_jit_trace
 from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, WHOLE
 from lbp.errors import LbpWarning
 from lbp.literature import as_rule
@@ -41,13 +42,49 @@ def _tell_dynamo() -> None:
 _tell_dynamo()
 
 
+_BACKWARD = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+
+# Whose frames lie between a call and a mode that sees it; the last are those of inner blocks.
+_BETWEEN = {torch.nn.functional.__file__, torch.overrides.__file__, __file__}
+
+
+def _in_compiled_graph() -> bool:
+    """Whether a mode was called by a graph that torch.compile hands to a backend.
+
+    Where the backend calls its functions one by one, as `backend="eager"` does, modes see them. The
+    rule is in the graph already: it is set while torch.compile traces.
+    """
+    frame = sys._getframe(2)
+    while frame and frame.f_code.co_filename in _BETWEEN:
+        frame = frame.f_back  # type: ignore[assignment]
+    if not frame or not frame.f_code.co_filename.startswith("<eval_with_key>"):
+        return False  # not one of torch.fx's graphs
+    return "dynamo_compile_id" in getattr(frame.f_locals.get("self"), "meta", ())
+
+
 class BackwardRule(TorchFunctionMode):
-    """The mode behind `backward_rule`."""
+    """The mode behind `backward_rule`.
+
+    It enters and leaves PyTorch's stack of modes by methods of its own. With the inherited ones,
+    torch.compile would break a graph inside a block, and leave the mode on the stack if the rest
+    fails. So it runs a block that it cannot compile whole as Python does.
+    """
 
     def __init__(self, rule: Rule, sign: bool) -> None:
         super().__init__()
         self.rule = rule
         self.sign = sign
+        self.reached = False  # whether an activation function was called since the block began
+        self.began = 0  # the number of the next node of autograd's graph at that time
+
+    def __enter__(self) -> "BackwardRule":
+        if not torch.compiler.is_compiling():
+            self.reached = False
+            self.began = torch._C._autograd._get_sequence_nr()
+        return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
+
+    def __exit__(self, *exception: Any) -> None:
+        super().__exit__(*exception)  # type: ignore[no-untyped-call]
 
     def __torch_function__(
         self,
@@ -61,15 +98,34 @@ class BackwardRule(TorchFunctionMode):
         if covered is None:
             if func in FUNCTIONS_LEFT_ALONE and torch.is_grad_enabled():
                 self._warn(func)
+            elif func in _BACKWARD and not self.reached:
+                self._warn_of_nothing(args, kwargs)
+            elif func is tag_activation_checkpoint:  # only while torch.compile traces
+                args = (self._around(args[0]), *args[1:])
             return func(*args, **kwargs)
-        if (covered.opt_in and not self.sign) or not torch.is_grad_enabled() or "out" in kwargs:
+        if (covered.opt_in and not self.sign) or "out" in kwargs:
             return func(*args, **kwargs)
+        if not torch.is_grad_enabled():
+            if not self.rule.is_bp:
+                refuse_jit_trace(self.rule)
+            return func(*args, **kwargs)
+        if not torch.compiler.is_compiling():
+            self.reached = True
+            if _in_compiled_graph():
+                return func(*args, **kwargs)
         if self.rule.is_bp:
             return call_stock(func, *args, **kwargs)
         if func in WHOLE:
             z, unit, *further = args
             return call_whole(self.rule, covered, unit, (z, *further), kwargs)
         return call(self.rule, covered, func, args, kwargs)
+
+    def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        def inside(*args: Any, **kwargs: Any) -> Any:
+            with self:
+                return function(*args, **kwargs)
+
+        return inside
 
     def _warn(self, func: Callable[..., Any]) -> None:
         if not self.rule.is_bp and not torch.compiler.is_compiling():
@@ -79,6 +135,35 @@ class BackwardRule(TorchFunctionMode):
                 LbpWarning,
                 stacklevel=3,
             )
+
+    def _warn_of_nothing(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        """Warn if nothing that this backward pass goes through was computed under the rule."""
+        if self.rule.is_bp or torch.compiler.is_compiling():
+            return
+        outputs = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
+        outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs or ())
+        if not _compiled_since(self.began, outputs):
+            warnings.warn(
+                f"a backward pass in this block, but the rule {self.rule.name!r} has reached no "
+                "activation function in it: call the model inside the block",
+                LbpWarning,
+                stacklevel=5,
+            )
+
+
+def _compiled_since(began: int, outputs: list[Any]) -> bool:
+    """Whether a compiled graph ran since then, in which no mode can see what is called."""
+    nodes = [output.grad_fn for output in outputs if isinstance(output, torch.Tensor)]
+    seen: set[Any] = set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen or node._sequence_nr() < began:  # made before, as all below
+            continue
+        seen.add(node)
+        if node.name() in ("CompiledFunctionBackward", "ApplyTemplateBackward"):
+            return True
+        nodes += [below for below, _ in node.next_functions]
+    return False
 
 
 class _OnlyInside(contextlib.AbstractContextManager[None]):
@@ -92,11 +177,11 @@ class _OnlyInside(contextlib.AbstractContextManager[None]):
         modes = _get_current_function_mode_stack()
         self.entered.append(any(isinstance(mode, BackwardRule) for mode in modes))
         if self.entered[-1]:
-            self.mode.__enter__()  # type: ignore[no-untyped-call]
+            self.mode.__enter__()
 
     def __exit__(self, *exception: Any) -> None:
         if self.entered.pop():
-            self.mode.__exit__(*exception)  # type: ignore[no-untyped-call]
+            self.mode.__exit__(*exception)
 
 
 def backward_rule(
@@ -119,10 +204,16 @@ def backward_rule(
     reach calls that bypass PyTorch's Python functions: `torch.ops.aten.relu` and TorchScript.
     Those keep their true derivatives without a warning.
 
+    torch.compile reaches what is called in a block, and may compile the block itself. Under
+    transforms of torch.func it compiles less, see `lbp.linearize`. A block in which a graph breaks
+    is run by Python, and what it calls is compiled.
+
     The innermost block decides, and a module changed by `lbp.linearize` keeps its own rule. Under
-    torch.no_grad() nothing is overridden. Double backward differentiates the rule's own field (for
-    "linear": the identity). It is incomplete through PReLU, whose two gradients come from separate
-    nodes. Forward-mode automatic differentiation is not supported.
+    torch.no_grad() nothing is overridden, but PyTorch takes no fast path of nn.TransformerEncoder
+    and nn.MultiheadAttention in a block, so their values may differ in the last bits. Double
+    backward differentiates the rule's own field (for "linear": the identity). It is incomplete
+    through PReLU, whose two gradients come from separate nodes. Forward-mode automatic
+    differentiation is not supported.
 
     Args:
         rule: "bp", "linear", "as-printed", "ste-clip", "leaky", `lbp.leaky(alpha)`, or a function
@@ -132,10 +223,12 @@ def backward_rule(
             is then a straight-through estimator.
 
     Raises:
-        LbpError: If the name is unknown, or the function takes other arguments.
+        LbpError: If the name is unknown, or the function takes other arguments. Inside the block,
+            where tracing would lose the rule: by torch.export, torch.fx or torch.jit.trace.
 
     Warns:
-        LbpWarning: When something is called that no rule reaches, such as a softmax.
+        LbpWarning: When something is called that no rule reaches, such as a softmax, and when a
+            backward pass starts in the block before the rule has reached a function.
     """
     from lbp.known import register_loaded  # imported here: it needs this module
 

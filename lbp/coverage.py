@@ -169,12 +169,12 @@ LEFT_ALONE = (
         ("F.multi_head_attention_forward", "F.scaled_dot_product_attention"),
         "its softmax is not element-wise, and fused",
     ),
-    # PyTorch never takes the fast path inside `backward_rule`, so no function needs a warning.
+    # PyTorch never takes the fast path under a function mode, so no function needs a warning.
     LeftAlone(
         ("TransformerEncoderLayer",),
         (),
-        "its fast path is taken only where no gradient is wanted, "
-        "on the other path it calls its activation as any module does",
+        "its fast path is taken only where no gradient is wanted and no block is entered (the last "
+        "bits may differ); on the other path it calls its activation as any module does",
     ),
 )
 
@@ -196,6 +196,13 @@ MODULES_LEFT_ALONE: dict[type[nn.Module], str] = {
 }
 
 _OVERWRITING = {resolve(name) for c in COVERED for name in c.in_place}
+# Their counterparts that take the same arguments, which those in `torch.nn.functional` do not.
+_NOT_OVERWRITING: dict[Callable[..., Any], Callable[..., Any]] = {
+    function: getattr(home, function.__name__.removesuffix("_"))
+    for function in _OVERWRITING
+    for home in (torch._C._nn, torch, Tensor)
+    if getattr(home, function.__name__, None) is function
+}
 _INPLACE_ARGUMENT: dict[Callable[..., Any], int] = {
     function: list(inspect.signature(function).parameters).index("inplace")
     for function in FUNCTIONS
@@ -214,11 +221,11 @@ def overwrites(function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict
 
 
 def not_overwriting(
-    covered: Covered, function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    function: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
     """Return the function and arguments (after the input) that compute the same elsewhere."""
     if function in _OVERWRITING:
-        return resolve(covered.functions[0]), args, kwargs
+        return _NOT_OVERWRITING[function], args, kwargs
     return function, args[: _INPLACE_ARGUMENT[function] - 1], {**kwargs, "inplace": False}
 
 

@@ -23,6 +23,12 @@ class LbpWarning(UserWarning):
     """A function keeps its true derivative although another backward rule was asked for."""
 
 
+def short(value: object) -> str:
+    """Return a value's repr for a message: in one line, and cut where it is long."""
+    text = " ".join(repr(value).split())
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def check_choice(what: str, value: object, allowed: Iterable[object], *further: str) -> None:
     """Raise `LbpError` unless `value` is one of `allowed`.
 
@@ -35,7 +41,7 @@ def check_choice(what: str, value: object, allowed: Iterable[object], *further: 
     allowed = list(allowed)
     if value not in allowed:
         names = ", ".join([*map(str, allowed), *further])
-        raise LbpError(f"unknown {what} {value!r}: choose from {names}")
+        raise LbpError(f"unknown {what} {short(value)}: choose from {names}")
 
 
 def require(what: str, extra: str, *packages: str) -> None:

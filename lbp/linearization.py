@@ -4,20 +4,22 @@ A module keeps its identity and state. Its class becomes a subclass that calls `
 """
 
 import fnmatch
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
+from torch.fx import Proxy
 
-from lbp.autograd import call, call_whole
+from lbp.autograd import call, call_whole, refuse_jit_trace
 from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE, Covered, resolve
-from lbp.errors import LbpError
+from lbp.errors import LbpError, short
 from lbp.literature import as_rule
-from lbp.rules import BP, Field, Rule
+from lbp.rules import BP, Field, Rule, is_whole
 from lbp.whole import Whole, first_argument
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -64,6 +66,32 @@ class Report:
         return "\n".join(lines)
 
 
+class _NotUnpacked(LbpError, AttributeError):
+    """What `linearize` returned is used as if it were the model."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "linearize returns the model and a report: unpack them, as in "
+            "`model, report = lbp.linearize(model)`"
+        )
+
+
+class Linearized(NamedTuple, Generic[Model]):
+    """What `linearize` returns, to be unpacked."""
+
+    model: Model
+    report: Report
+
+    def __call__(self, *args: Any, **kwargs: Any) -> NoReturn:
+        """Raise `LbpError`, which says what to do."""
+        raise _NotUnpacked
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if not name.startswith("__") and hasattr(self.model, name):
+            raise _NotUnpacked
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
 class _UnderRule(nn.Module):
     """Put in front of a stock class: its forward pass, with the rule's backward pass."""
 
@@ -74,14 +102,21 @@ class _UnderRule(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         # torch.fx treats only PyTorch's own classes as leaves and would trace into this one, where
         # the rule would be lost.
-        if args and isinstance(args[0], torch.fx.Proxy):
+        if args and isinstance(args[0], Proxy):
             tracer: Any = args[0].tracer
             if name := tracer.path_of_module(self):
                 return tracer.create_proxy("call_module", name, args, kwargs)  # type: ignore[no-any-return]
         if not torch.is_grad_enabled():
+            refuse_jit_trace(self.lbp_rule)
             return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
         kwargs |= {name: getattr(self, name) for name in self._covered.arguments}
         return call(self.lbp_rule, self._covered, self._function, args, kwargs)
+
+    def __prepare_scriptable__(self) -> NoReturn:  # torch.jit.script asks for it
+        raise LbpError(
+            f"torch.jit.script would lose the backward rule {self.lbp_rule.name!r}: "
+            "lbp.restore(model) first"
+        )
 
     def extra_repr(self) -> str:
         return ", ".join(filter(None, [super().extra_repr(), f"rule={self.lbp_rule.name}"]))
@@ -173,9 +208,9 @@ def from_layer(k: int) -> FromLayer:
     Raises:
         LbpError: If k is not positive.
     """
-    if not isinstance(k, int) or k < 1:
-        raise LbpError(f"layer {k!r} does not exist: layers count from 1, in whole numbers")
-    return FromLayer(k)
+    if not is_whole(k) or k < 1:
+        raise LbpError(f"layer {short(k)} does not exist: layers count from 1, in whole numbers")
+    return FromLayer(int(k))
 
 
 def _mentioned(kind: type) -> set[str]:
@@ -211,13 +246,14 @@ def _calls(module: nn.Module) -> set[str]:
 def activation_modules(model: nn.Module) -> dict[str, nn.Module]:
     """Return the modules of a model that a rule can reach, by name, in the order of registration.
 
-    They may already follow a rule. A module registered under several names has the first of them.
-    What is inside a module that is taken whole is not reached.
+    They may already follow a rule. Those with a forward of their own on the instance are out of
+    reach, and so is what is inside of a module that is taken whole. A module registered under
+    several names has the first of them.
     """
     found: dict[str, nn.Module] = {}
     whole: set[nn.Module] = set()
     for name, module in model.named_modules():
-        if module in whole or _stock_class(module) not in MODULES:
+        if module in whole or _stock_class(module) not in MODULES or "forward" in vars(module):
             continue
         found[name] = module
         if issubclass(RULED[_stock_class(module)], _WholeUnderRule):
@@ -234,6 +270,11 @@ def _why_left(module: nn.Module) -> str | None:
     """Return why a rule does not reach what a module computes, if there is a reason."""
     if isinstance(module, torch.jit.ScriptModule):
         return "compiled by TorchScript, out of reach of any rule"
+    if "forward" in vars(module) and _stock_class(module) in MODULES:
+        return (
+            f"{_stock_class(module).__name__}, its forward was replaced on the instance: linearize "
+            "before that, or use lbp.backward_rule"
+        )
     if calls := _calls(module):
         return f"calls {', '.join(sorted(calls))}: only lbp.backward_rule reaches that"
     for kind in MODULES:
@@ -243,6 +284,18 @@ def _why_left(module: nn.Module) -> str | None:
         if isinstance(module, kind):
             return f"{type(module).__name__}, {why}"
     return None
+
+
+def _takes_name_and_module(where: object) -> TypeGuard[Predicate]:
+    if not callable(where) or isinstance(where, nn.Module):
+        return False
+    try:
+        inspect.signature(where).bind("name", "module")
+    except TypeError:
+        return False
+    except ValueError:  # some functions written in C have no signature
+        pass
+    return True
 
 
 def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
@@ -256,9 +309,9 @@ def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
         isinstance(where, tuple) and all(isinstance(kind, type) for kind in where)
     ):
         return {name for name, module in found.items() if isinstance(module, where)}
-    if not callable(where):
+    if not _takes_name_and_module(where):
         raise LbpError(
-            f"where={where!r} is not understood: give a name pattern, a class or a tuple of "
+            f"where={short(where)} is not understood: give a name pattern, a class or a tuple of "
             "classes, a function of name and module, or from_layer(k)"
         )
     return {name for name, module in found.items() if where(name, module)}
@@ -271,7 +324,7 @@ def _checked_choice(found: dict[str, nn.Module], where: Where) -> set[str]:
     if isinstance(where, FromLayer):
         raise LbpError(f"layer {where.k} does not exist: the model has {len(found)} activations")
     names = ", ".join(list(found)[:3]) + (", ..." if len(found) > 3 else "")
-    raise LbpError(f"where={where!r} matches no activation module: choose from {names}")
+    raise LbpError(f"where={short(where)} matches no activation module: choose from {names}")
 
 
 def _no_activations(modules: dict[str, nn.Module]) -> str:
@@ -297,19 +350,27 @@ def _change(module: nn.Module, rule: Rule) -> None:
 
 
 def _check_model(model: object) -> None:
+    if isinstance(model, Linearized):
+        raise _NotUnpacked
     if not isinstance(model, nn.Module):
-        raise LbpError(f"{model!r} is not a model: give a torch.nn.Module")
+        raise LbpError(f"{short(model)} is not a model: give a torch.nn.Module")
 
 
 def linearize(
     model: Model, rule: str | Rule | Field = "linear", where: Where = None
-) -> tuple[Model, Report]:
+) -> Linearized[Model]:
     """Give the activation modules of a model another backward pass.
 
     The modules remain the same objects, with their parameters, buffers, hooks and names. Only
     their class changes, from `nn.ReLU` to a subclass of it. The state dict and the forward pass
     stay as they were. Further calls change further modules, or the same ones again, so that rules
     can be mixed; "bp" turns them back into stock modules.
+
+    torch.jit.script and torch.jit.trace keep no backward pass, and torch.ao's `fuse_modules` knows
+    the stock classes alone: use them before `linearize`, or after `restore`. torch.compile keeps
+    the rule. Of the transforms of torch.func, it compiles one `grad`, `vjp` or `jacrev`, whose
+    result is then not to be differentiated again: that would miss parts of it. `vmap` breaks the
+    graph (an error with fullgraph=True), and others raise an error: call these uncompiled.
 
     A function that a module calls, such as `torch.nn.functional.relu`, is out of reach here and
     named in the report; `lbp.backward_rule` reaches it.
@@ -327,7 +388,8 @@ def linearize(
         The model, and a report of what was changed and what was left alone.
 
     Raises:
-        LbpError: If the rule is unknown, the model has no activation modules, or `where` matches
+        LbpError: If the rule is unknown, the model has no activation modules that a rule can reach
+            (one whose forward was replaced on the instance is out of reach), or `where` matches
             none of them. Nothing is changed then.
     """
     from lbp.known import register_loaded  # imported here: it needs this module
@@ -349,15 +411,16 @@ def linearize(
             left[name] = f"{_stock_class(module).__name__}, not chosen"
         elif why := _why_left(module):
             left[name] = why
-    return model, Report(checked.name, changed, left)
+    return Linearized(model, Report(checked.name, changed, left))
 
 
 def restore(model: Model) -> Model:
     """Undo every `linearize` on a model, in place, and return it.
 
     Raises:
-        LbpError: If it is not a model, or if the class of a changed module was changed again, for
-            example by `torch.nn.utils.parametrize`. Nothing is undone then.
+        LbpError: If it is not a model, or if a changed module was changed again: its class, for
+            example by `torch.nn.utils.parametrize`, or its forward, on the instance. Nothing is
+            undone then.
     """
     _check_model(model)
     for module in model.modules():
@@ -365,6 +428,11 @@ def restore(model: Model) -> Model:
             raise LbpError(
                 f"{type(module).__name__} was made from a changed module: "
                 "undo that first (for example a parametrization)"
+            )
+        if isinstance(module, _UnderRule) and "forward" in vars(module):
+            raise LbpError(
+                f"the forward of {type(module).__name__} was replaced on the instance after "
+                "linearize: undo that first (del module.forward)"
             )
     for module in model.modules():
         _change(module, BP)

@@ -10,7 +10,7 @@ from functools import partial
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lbp.errors import LbpError, check_choice
 from lbp.rules import AS_PRINTED, BP, LINEAR, Field, Rule, factor, is_number, leaky
@@ -279,11 +279,23 @@ def as_rule(rule: str | Rule | Field) -> Rule:
     """Return the rule that a name in `BUILT_IN`, a function of (z, g) or a `Rule` stands for.
 
     Raises:
-        LbpError: If the name is unknown, or the function takes other arguments.
+        LbpError: If the name is unknown, the function takes other arguments, or it is a module or
+            a class.
     """
     if isinstance(rule, Rule):
         return rule
+    if isinstance(rule, nn.Module):
+        raise LbpError(
+            f"the module {type(rule).__name__} is not a backward rule: give a name such as "
+            "'linear', a function of (pre-activation, gradient) or lbp.surrogate(module)"
+        )
     if callable(rule):
-        return Rule(getattr(rule, "__name__", type(rule).__name__), rule)
+        made = Rule(getattr(rule, "__name__", type(rule).__name__), rule)
+        if isinstance(rule, type):
+            raise LbpError(
+                f"the class {rule.__name__} is not a backward rule: "
+                "give a function of (pre-activation, gradient)"
+            )
+        return made
     check_choice("backward rule", rule, BUILT_IN, "a function of (pre-activation, gradient)")
     return BUILT_IN[rule]

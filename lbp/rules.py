@@ -131,6 +131,11 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def is_whole(value: object) -> bool:
+    """Whether this is a whole number, one of Python's or of NumPy's, and no bool."""
+    return isinstance(value, numbers.Integral) and is_number(value)
+
+
 def leaky(alpha: float = 0.1) -> Rule:
     """Return the rule (alpha + (1 - alpha) f'(z)) g.
 
@@ -145,7 +150,8 @@ def leaky(alpha: float = 0.1) -> Rule:
     """
     if not is_number(alpha) or not 0 <= alpha <= 1:
         raise LbpError(f"alpha {alpha!r} of the rule leaky: choose it from 0 (bp) to 1 (linear)")
-    alpha = float(alpha)  # also of NumPy's numbers
+    if type(alpha) is not float:  # one of NumPy's. (Dynamo cannot format a converted float.)
+        alpha = float(alpha)
     field = partial(_scale, alpha) if alpha else _zero
     return Rule(f"leaky({alpha:g})", field, 1.0 - alpha, reads_input=False)
 

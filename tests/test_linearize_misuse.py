@@ -1,0 +1,274 @@
+"""The usual mistakes, and what is out of reach: told in one sentence, never passed over."""
+
+import functools
+import pickle
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+
+from lbp import literature, rules
+from lbp.block import backward_rule
+from lbp.errors import LbpError, LbpWarning
+from lbp.linearization import from_layer, linearize, restore
+from lbp.rules import compose, leaky, surrogate
+
+
+def net():
+    return nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.ReLU())
+
+
+def own_forward(module, x):
+    return type(module).forward(module, x)
+
+
+def with_own_forward(module):
+    module.forward = functools.partial(own_forward, module)  # as accelerate's hooks do
+    return module
+
+
+def jit(function, *args):
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        return function(*args)
+
+
+UNPACK = (
+    "linearize returns the model and a report: unpack them, as in "
+    "`model, report = lbp.linearize(model)`"
+)
+MISTAKES = {
+    "a model as a rule": (
+        lambda: backward_rule(net()),
+        "the module Sequential is not a backward rule: give a name such as 'linear', a function of "
+        "(pre-activation, gradient) or lbp.surrogate(module)",
+    ),
+    "a class as a rule": (
+        lambda: linearize(net(), nn.LeakyReLU),
+        "the class LeakyReLU is not a backward rule: give a function of (pre-activation, gradient)",
+    ),
+    "a module as where": (
+        lambda: linearize(net(), where=nn.ReLU()),
+        "where=ReLU() is not understood: give a name pattern, a class or a tuple of classes, "
+        "a function of name and module, or from_layer(k)",
+    ),
+    "a function of one argument as where": (
+        lambda: linearize(net(), where=str.upper),
+        "where=<method 'upper' of 'str' objects> is not understood: give a name pattern, a class "
+        "or a tuple of classes, a function of name and module, or from_layer(k)",
+    ),
+    "called": (lambda: linearize(net())(torch.ones(4)), UNPACK),
+    "asked for parameters": (lambda: linearize(net()).parameters(), UNPACK),
+    "changed again": (lambda: linearize(linearize(net())), UNPACK),
+    "restored": (lambda: restore(linearize(net())), UNPACK),
+    "True as a layer": (
+        lambda: from_layer(True),
+        "layer True does not exist: layers count from 1, in whole numbers",
+    ),
+    "all with a forward of their own": (
+        lambda: linearize(nn.Sequential(with_own_forward(nn.Tanh()))),
+        "the model has no activation modules that a rule can reach: 0: Tanh, its forward was "
+        "replaced on the instance: linearize before that, or use lbp.backward_rule",
+    ),
+    "restored under a forward of its own": (
+        lambda: restore(nn.Sequential(with_own_forward(linearize(nn.Tanh())[0]))),
+        "the forward of RuledTanh was replaced on the instance after linearize: undo that first "
+        "(del module.forward)",
+    ),
+    "scripted": (
+        lambda: jit(torch.jit.script, linearize(net())[0]),
+        "torch.jit.script would lose the backward rule 'linear': lbp.restore(model) first",
+    ),
+    "a strided nested tensor, overwritten": (
+        lambda: overwritten(torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])),
+        "the rule 'linear' cannot overwrite a strided nested tensor: "
+        "call the function without inplace, or take layout=torch.jagged",
+    ),
+}
+
+
+def overwritten(z):
+    with backward_rule("linear"):
+        z.relu_()
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_is_told_in_one_sentence(name):
+    call, message = MISTAKES[name]
+    with pytest.raises(LbpError) as error:
+        call()
+    assert str(error.value) == message
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: linearize(net().state_dict()),
+        lambda: restore((net(), 1)),
+        lambda: restore(net().state_dict()),
+        lambda: linearize(net(), net().state_dict()),
+        lambda: linearize(net(), where=[net()]),
+    ],
+)
+def test_a_long_value_is_cut(call):
+    with pytest.raises(LbpError) as error:
+        call()
+    assert "..." in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400
+
+
+def test_what_linearize_returns_is_a_pair():
+    model = net()
+    result = linearize(model)
+    same, report = result
+    assert (same, report) == (result[0], result[1]) == (model, result.report)
+    assert not hasattr(result, "parameters")
+    with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
+        result.nonsense  # noqa: B018
+    assert pickle.loads(pickle.dumps(result)).report == report
+
+
+def test_numpys_numbers_are_layers():
+    assert from_layer(np.int64(2)) == from_layer(2)
+
+
+@pytest.mark.parametrize("gradients", [True, False])
+def test_torch_jit_trace_is_refused(gradients):
+    model, _ = linearize(net())
+    z = torch.ones(4)
+    with torch.set_grad_enabled(gradients):
+        with pytest.raises(LbpError, match=r"torch\.jit\.trace would lose the backward rule 'lin"):
+            jit(torch.jit.trace, model, z)
+        with backward_rule("linear"), pytest.raises(LbpError, match=r"torch\.jit\.trace would lo"):
+            jit(torch.jit.trace, net(), z)
+        with backward_rule("bp"):
+            jit(torch.jit.trace, restore(model), z)
+
+
+def test_fuse_modules_of_torch_ao_is_loud_and_works_after_restore():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU()).eval()
+    linearize(model)
+    with pytest.raises(AssertionError, match="RuledReLU"):
+        torch.ao.quantization.fuse_modules(model, ["0", "1"])
+    torch.ao.quantization.fuse_modules(restore(model), ["0", "1"])
+
+
+def test_a_forward_of_its_own_is_reported():
+    model = nn.Sequential(with_own_forward(nn.Tanh()), nn.ReLU())
+    _, report = linearize(model)
+    assert report.changed == {"1": "ReLU"}
+    assert report.left == {
+        "0": "Tanh, its forward was replaced on the instance: linearize before that, "
+        "or use lbp.backward_rule"
+    }
+    assert type(model[0]) is nn.Tanh
+
+
+BACKWARD = {
+    "Tensor.backward": lambda loss, x: loss.backward(),
+    "torch.autograd.backward": lambda loss, x: torch.autograd.backward([loss]),
+    "torch.autograd.grad": lambda loss, x: torch.autograd.grad(loss, x),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARD)
+def test_a_block_around_the_backward_pass_alone_warns(name):
+    x = torch.ones(3, requires_grad=True)
+    loss = torch.tanh(x).sum()
+    message = "a backward pass in this block, but the rule 'linear' has reached no activation"
+    with backward_rule("linear"), pytest.warns(LbpWarning, match=message) as caught:
+        BACKWARD[name](loss, x)
+    assert caught[0].filename == __file__
+    with backward_rule("linear"):  # warnings are errors here
+        BACKWARD[name](torch.tanh(x).sum(), x)
+    with backward_rule("bp"):
+        BACKWARD[name](x.exp().sum(), x)
+
+
+def test_a_block_around_a_reentrant_checkpoint_warns():
+    x = torch.ones(3, requires_grad=True)
+    with backward_rule("linear"), pytest.warns(LbpWarning, match="has reached no activation"):
+        checkpoint(torch.tanh, x, use_reentrant=True).sum().backward()
+
+
+def test_without_the_fast_path_a_transformer_gives_almost_the_same_values():
+    torch.manual_seed(0)
+    layer = nn.TransformerEncoderLayer(16, 2, 32, dropout=0.0, batch_first=True)
+    encoder = nn.TransformerEncoder(layer, 2, enable_nested_tensor=False).eval()
+    x = torch.randn(4, 5, 16)
+    with torch.no_grad():
+        fast = encoder(x)
+        with backward_rule("linear"):
+            torch.testing.assert_close(encoder(x), fast, rtol=0, atol=2e-6)
+
+
+class Marked(torch.Tensor):
+    """A subclass with nothing of its own."""
+
+
+RULES = {
+    "linear": "linear",
+    "as-printed": "as-printed",
+    "leaky": "leaky",
+    "attnlrp": "attnlrp",
+    "surrogate": surrogate(torch.tanh),
+    "composed": compose(literature.full_jam(), rules.BP),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("module", [nn.Tanh(), nn.PReLU(), nn.ReLU(inplace=True)])
+def test_a_tensor_subclass_remains_one(module, rule):
+    z = torch.randn(4).as_subclass(Marked).requires_grad_()
+    with backward_rule(RULES[rule]):
+        assert type(module(z * 1)) is Marked
+    changed, _ = linearize(pickle.loads(pickle.dumps(module)), RULES[rule])
+    assert type(changed(z * 1)) is Marked
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("layout", [torch.strided, torch.jagged])
+@pytest.mark.parametrize("rule", ["linear", "as-printed", "leaky", "ste-clip"])
+@pytest.mark.parametrize("module", [nn.GELU(), nn.ELU()])
+def test_nested_tensors(module, rule, layout):
+    parts = [torch.randn(2, 3), torch.randn(4, 3)]
+    z = torch.nested.nested_tensor(parts, layout=layout, requires_grad=True)
+    with backward_rule(rule):
+        out = module(z)
+    (grad,) = torch.autograd.grad(out, z, torch.ones_like(out))
+    for part, value, found in zip(parts, out.unbind(), grad.unbind(), strict=True):
+        part.requires_grad_()
+        with backward_rule(rule):
+            expected = module(part)
+        torch.testing.assert_close(value, expected)
+        expected.sum().backward()
+        torch.testing.assert_close(found, part.grad)
+
+
+@pytest.mark.parametrize("rule", ["linear", "as-printed", "leaky"])
+def test_in_place_functions_take_all_their_arguments(rule):
+    z = torch.linspace(-2, 2, 7)
+    leaf = z.clone().requires_grad_()
+
+    def drawn():
+        return torch.Generator().manual_seed(3)
+
+    for f in (
+        lambda z: F.elu_(z, 1.0, 2.0),
+        lambda z: torch.rrelu_(z, 0.1, 0.9, True, generator=drawn()),
+        lambda z: F.rrelu_(z, 0.1, 0.9, True, drawn()),
+        lambda z: torch.rrelu(z, training=True, generator=drawn()),
+        lambda z: F.hardtanh_(z, -1.0, 1.5),
+        lambda z: F.threshold_(z, 0.5, 7.0),
+    ):
+        with backward_rule(rule):
+            assert torch.equal(f(leaf * 1), f(z.clone()))
+
+
+def test_leaky_takes_pythons_and_numpys_numbers():
+    assert leaky(np.float64(0.5)).name == leaky(np.float32(0.5)).name == "leaky(0.5)"
+    assert leaky(1).name == "leaky(1)"

@@ -225,7 +225,10 @@ def _status(options: argparse.Namespace) -> int:
     from lbp.experiments.reproduce import recorded
     from lbp.experiments.scales import of_profile
     from lbp.lab import paths
+    from lbp.lab.config import RunConfig
+    from lbp.lab.store import Store
 
+    asked_for: set[RunConfig] = set()
     chosen = [options.experiment] if options.experiment else list(EXPERIMENTS)
     for stem in chosen:
         for scale in of_profile("recorded"):
@@ -233,6 +236,7 @@ def _status(options: argparse.Namespace) -> int:
             if options.experiment:
                 _list_runs(results)
                 continue
+            asked_for.update(goal.config for goal in results.goals)
             whole = sum(results.reached(goal) for goal in results.goals)
             stale = f", {len(results.stale)} stale" if results.stale else ""
             print(
@@ -241,6 +245,9 @@ def _status(options: argparse.Namespace) -> int:
             )
     if not options.experiment:
         print("fig1_synthetic: computed afresh each time, in some seconds; nothing is recorded")
+        for record in Store(paths.results()):
+            if record.config not in asked_for:
+                print(f"another run, {record.config}: {len(record)} epochs")
     print(f"store: {paths.results()}; to train a stale run again, delete its record")
     return 0
 

@@ -14,7 +14,8 @@ from lbp import literature, rules
 from lbp.block import backward_rule
 from lbp.errors import LbpError, LbpWarning
 from lbp.linearization import from_layer, linearize, restore
-from lbp.rules import compose, leaky, surrogate
+from lbp.literature import compose
+from lbp.rules import leaky, surrogate
 
 
 def net():

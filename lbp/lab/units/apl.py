@@ -32,8 +32,8 @@ class APL(nn.Module):
         learned: Whether slopes and offsets are parameters, or keep their initial values.
 
     Attributes:
-        slopes: Of the hinges, [S, *shape]; at first from U(-0.5, 0.5).
-        offsets: Where they are, [S, *shape]; at first from N(0, 0.25).
+        slopes: Of the hinges, S times `shape`; at first from U(-0.5, 0.5).
+        offsets: Where they are, S times `shape`; at first from N(0, 0.25).
 
     Raises:
         LbpError: If the number of hinges is negative.

@@ -3,6 +3,7 @@
 from lbp.block import backward_rule
 from lbp.errors import LbpError, LbpWarning
 from lbp.linearization import from_layer, linearize, restore
+from lbp.registration import register_activation
 from lbp.rules import Rule, leaky
 
 __all__ = [
@@ -13,5 +14,6 @@ __all__ = [
     "from_layer",
     "leaky",
     "linearize",
+    "register_activation",
     "restore",
 ]

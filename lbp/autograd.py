@@ -130,17 +130,19 @@ def _out_of_place(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
+    if learns and not rule.true_share:
+        # PyTorch's own node gives the parameters their true gradient, and the input gets none.
+        y = call_stock(function, z.detach(), *args, **kwargs)
+        return _Joined.apply(y, z, rule, 1.0)  # type: ignore[no-any-return, no-untyped-call]
     trained = args, kwargs
     if learns:
         args = tuple(map(_fixed, args))
         kwargs = {name: _fixed(value) for name, value in kwargs.items()}
-    out: Tensor
-    if rule.true_share:
-        # PyTorch's own node gives the true part. It also knows the random numbers of RReLU.
-        y = call_stock(function, z, *args, **kwargs)
-        out = _Joined.apply(y, z, rule, rule.true_share)  # type: ignore[no-untyped-call]
-    else:
-        out = _Ruled.apply(z, _Call(rule, function, args, kwargs))  # type: ignore[no-untyped-call]
+    if not rule.true_share:
+        return _Ruled.apply(z, _Call(rule, function, args, kwargs))  # type: ignore[no-any-return, no-untyped-call]
+    # PyTorch's own node gives the true part. It also knows the random numbers of RReLU.
+    y = call_stock(function, z, *args, **kwargs)
+    out: Tensor = _Joined.apply(y, z, rule, rule.true_share)  # type: ignore[no-untyped-call]
     if learns:
         # A second node of PyTorch's own gives the whole gradient of the parameter.
         y = call_stock(function, z.detach(), *trained[0], **trained[1])

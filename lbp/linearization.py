@@ -84,20 +84,38 @@ class _UnderRule(nn.Module):
         return ", ".join(filter(None, [super().extra_repr(), f"rule={self.lbp_rule.name}"]))
 
 
-# One class for each stock class, such as `RuledReLU` for `nn.ReLU`. They are in this module's
-# namespace, because pickle looks for them there.
+# One class for each activation class, such as `RuledReLU` for `nn.ReLU`, and back.
 RULED: dict[type[nn.Module], type[nn.Module]] = {}
-for _stock, _covered in MODULES.items():
-    _name = f"Ruled{_stock.__name__}"
-    _members = {
-        "__module__": __name__,
-        "__doc__": f"`nn.{_stock.__name__}`.",
-        "_covered": _covered,
-        "_function": staticmethod(resolve(_covered.functions[0])),
+STOCK: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def add_module_class(
+    stock: type[nn.Module],
+    covered: Covered,
+    function: Callable[..., Tensor],
+    namespace: dict[str, Any],
+) -> None:
+    """Make the class whose modules are modules of `stock` under a rule.
+
+    Args:
+        stock: A class of activation modules.
+        covered: Its entry in `lbp.coverage.MODULES`.
+        function: What computes it.
+        namespace: That of the module in which pickle will look for the new class.
+    """
+    name = f"Ruled{stock.__name__}"
+    members = {
+        "__module__": namespace["__name__"],
+        "__doc__": f"`{stock.__name__}` under a backward rule.",
+        "_covered": covered,
+        "_function": staticmethod(function),
     }
-    RULED[_stock] = type(_name, (_UnderRule, _stock), _members)
-    globals()[_name] = RULED[_stock]
-STOCK = {ruled: stock for stock, ruled in RULED.items()}
+    RULED[stock] = namespace[name] = type(name, (_UnderRule, stock), members)
+    STOCK[RULED[stock]] = stock
+
+
+for _stock, _covered in MODULES.items():
+    add_module_class(_stock, _covered, resolve(_covered.functions[0]), globals())
 
 
 def _stock_class(module: nn.Module) -> type[nn.Module]:

@@ -12,7 +12,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
 
-from lbp.errors import LbpError, MissingExtra
+from lbp.errors import LbpError, MissingExtra, check_choice
 
 # Under which extra the packages come that not every command needs.
 _EXTRAS = {"IPython": "book", "myst_nb": "book", "scipy": "book", "seaborn": "book", "yaml": "book"}
@@ -77,6 +77,8 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = command("data", _data, "Download CIFAR-10 (170 MB), verify it and say where it is.")
+    text = "cifar10 or cifar100 (default: cifar10)"
+    sub.add_argument("--dataset", default="cifar10", metavar="NAME", help=text)
     _add_data(sub)
     sub = command("train", _train, "Train one run; its record grows in the store.")
     sub.add_argument("--epochs", type=int, default=100, metavar="N", help="default: 100")
@@ -157,9 +159,10 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
 def _data(options: argparse.Namespace) -> int:
     from lbp.lab import cifar10
 
-    root = cifar10.data_root(options.data)
-    cifar10.download(root)
-    print(f"CIFAR-10 is whole, in {cifar10.folder(root)}")
+    root, dataset = cifar10.data_root(options.data), options.dataset
+    check_choice("dataset", dataset, cifar10.DATASETS)
+    cifar10.download(root, dataset)
+    print(f"{cifar10.DATASETS[dataset]} is whole, in {cifar10.folder(root, dataset)}")
     return 0
 
 

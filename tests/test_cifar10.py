@@ -89,7 +89,9 @@ def test_the_images_are_those_of_the_files():
 
 def test_the_folder_of_the_files_themselves_gets_a_hint(tmp_path, monkeypatch):
     inner = tmp_path / "cifar-10-batches-py"
-    monkeypatch.setattr(cifar10, "files", lambda: {"one": hashlib.md5(b"whole").hexdigest()})
+    monkeypatch.setattr(
+        cifar10, "files", lambda dataset: {"one": hashlib.md5(b"whole").hexdigest()}
+    )
     inner.mkdir()
     (inner / "one").write_bytes(b"whole")
     cifar10.verify(tmp_path)
@@ -113,7 +115,7 @@ def test_paths_that_name_nothing_are_told(name, message):
 
 
 def test_an_unreadable_file_is_told(tmp_path, monkeypatch):
-    monkeypatch.setattr(cifar10, "files", lambda: {"one": "0" * 32})
+    monkeypatch.setattr(cifar10, "files", lambda dataset: {"one": "0" * 32})
     path = tmp_path / "cifar-10-batches-py" / "one"
     path.parent.mkdir()
     path.write_bytes(b"")

@@ -13,6 +13,9 @@ from lbp.lab.config import RunConfig
 DEFAULTS = {
     "activation": "tanh",
     "rule": "linear",
+    "hinges": 5,
+    "hinges_per": "unit",
+    "hinges_learned": True,
     "model": "vgg19",
     "width": 1.0,
     "batch_norm": True,
@@ -26,6 +29,7 @@ DEFAULTS = {
     "augment": False,
     "lr": 0.001,
     "lr_drop": 0,
+    "schedule": "constant",
     "l2": 0.0,
     "unit_l2": 0.0,
     "momentum": 0.0,
@@ -36,6 +40,9 @@ DEFAULTS = {
 OTHER = {
     "activation": "relu",
     "rule": "bp",
+    "hinges": 2,
+    "hinges_per": "channel",
+    "hinges_learned": False,
     "model": "resnet18",
     "width": 0.5,
     "batch_norm": False,
@@ -49,6 +56,7 @@ OTHER = {
     "augment": True,
     "lr": 0.5,
     "lr_drop": 3,
+    "schedule": "apl-nin",
     "l2": 0.5,
     "unit_l2": 0.5,
     "momentum": 0.5,
@@ -73,6 +81,9 @@ OTHER = {
         ("momentum", 1.0, "momentum = 1 is out of range"),
         ("width", 0.0, "width = 0 is out of range"),
         ("batch_norm", 1, "batch_norm = 1: a value of type bool is needed"),
+        ("hinges", -1, "hinges = -1 is out of range: choose from 0 to 100"),
+        ("hinges_per", "layer", "unknown hinges_per 'layer': choose from unit, channel"),
+        ("schedule", "cosine", "unknown schedule 'cosine': choose from constant, apl-cifar10"),
         ("seed", 2.5, "seed = 2.5: a value of type int is needed"),
         ("seed", True, "seed = True: a value of type int is needed"),
         ("train_images", 60_000, "train_images = 60000 is out of range"),
@@ -91,6 +102,22 @@ def test_a_wrong_value_is_told_in_one_line(field, value, message):
 def test_a_run_has_neither_a_length_nor_held_out_images(field):
     with pytest.raises(LbpError, match=f"unknown field of a run '{field}': choose from"):
         RunConfig.from_differing({field: 5})
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("train_images", 50, "train_images = 50 is out of range: choose from 100 to 50000"),
+        ("test_images", 100, "test_images = 100 is out of range: choose from 200 to 10000"),
+        ("train_images", 110, "train_images = 110: a multiple of 100 is needed"),
+    ],
+)
+def test_images_of_a_hundred_classes_come_in_hundreds(field, value, message):
+    with pytest.raises(LbpError, match=message):
+        RunConfig(dataset="cifar100", **{field: value})
+    config = RunConfig(dataset="stand-in-100", train_images=300, test_images=200)
+    assert config.classes == 100
+    assert RunConfig().classes == RunConfig(dataset="stand-in").classes == 10
 
 
 def test_a_last_batch_of_one_image_is_refused():

@@ -31,7 +31,7 @@ def test_fewer_images_are_the_first_of_each_class(monkeypatch):
         return pixels.to(torch.uint8), labels
 
     halves = half(200), half(100)
-    monkeypatch.setattr(cifar10, "load", lambda root: halves)
+    monkeypatch.setattr(cifar10, "load", lambda root, dataset: halves)
     split = images.load(RunConfig(train_images=70, test_images=60), Path(), CPU)
     for (pixels, labels), found, each in zip(
         halves, (split.train, split.test), (7, 6), strict=True
@@ -117,3 +117,16 @@ def test_each_crop_and_flip_is_drawn_as_often_and_for_itself():
     assert not torch.equal(drawn, images.draw_augmentation(number))
     torch.manual_seed(0)
     assert torch.equal(drawn, images.draw_augmentation(number))
+
+
+def test_raw_images_are_pixels_less_the_mean_of_their_channel():
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    expected = pixels - 255 * torch.tensor(images.CHANNEL_MEAN).view(3, 1, 1)
+    torch.testing.assert_close(images.Normalise("raw")(pixels), expected, atol=1e-3, rtol=1e-5)
+
+
+def test_a_stand_in_of_a_hundred_classes():
+    config = RunConfig(dataset="stand-in-100", train_images=300, test_images=200)
+    split = images.load(config, Path(), CPU)
+    assert torch.bincount(split.train.labels).tolist() == [3] * 100
+    assert torch.bincount(split.test.labels).tolist() == [2] * 100

@@ -157,11 +157,14 @@ def test_a_network_refuses_fields_that_it_does_not_have(field, value):
 # --- both
 
 
+SMALL = [{"model": "cnn", "width": 1 / 32}, {"model": "nin", "width": 1 / 32}]
 NETWORKS = [  # and the number of their activation modules; ResNet-18 calls some of its own twice
     ({"width": 1 / 32}, 16),
     ({"width": 1 / 32, "head": "mlp"}, 18),
     ({"width": 1 / 32, "batch_norm": False}, 16),
     ({"model": "resnet18"}, 9),
+    (SMALL[0], 5),
+    (SMALL[1], 9),
 ]
 
 
@@ -178,10 +181,18 @@ def test_networks_consist_of_stock_modules_but_for_the_units_under_a_rule(networ
 
 
 @pytest.mark.parametrize("name", UNITS)
-@pytest.mark.parametrize("network", [{"width": 1 / 32, "head": "mlp"}, {"model": "resnet18"}])
+@pytest.mark.parametrize(
+    "network",
+    [{"width": 1 / 32, "head": "mlp"}, {"model": "resnet18"}, *SMALL],
+)
 def test_every_unit_of_a_network_is_the_one_that_the_run_names(name, network):
-    units = activation_modules(build(RunConfig(activation=name, rule="bp", **network))).values()
-    assert {type(unit) for unit in units} == {type(UNITS[name]())}
+    config = RunConfig(activation=name, rule="bp", **network)
+    if (config.model, name) == ("resnet18", "apl"):
+        with pytest.raises(LbpError, match="the network resnet18 cannot have APL units"):
+            build(config)
+        return
+    units = activation_modules(build(config)).values()
+    assert {type(unit) for unit in units} == {UNITS[name]}
 
 
 def convolution(size: int, inputs: int, outputs: int, kernel: int = 3) -> int:
@@ -245,3 +256,72 @@ def test_counting_leaves_pytorchs_random_state_alone():
     torch.manual_seed(0)
     arithmetic(RunConfig(width=3 / 32))  # one that no other test has counted
     assert torch.equal(torch.rand(3), expected)
+
+
+# --- the networks of Agostinelli et al.
+
+
+def layer_names(model: nn.Module) -> list[str]:
+    """Return what tells the layers of a sequence, but for the units."""
+
+    def name(m: nn.Module) -> str:
+        if isinstance(m, nn.Conv2d):
+            return f"conv {m.kernel_size[0]} {m.out_channels}"
+        if isinstance(m, nn.MaxPool2d | nn.AvgPool2d):
+            return f"{'max' if isinstance(m, nn.MaxPool2d) else 'mean'} {m.kernel_size} {m.stride}"
+        if isinstance(m, nn.Linear):
+            return f"linear {m.out_features}"
+        return f"drop {m.p}" if isinstance(m, nn.Dropout) else type(m).__name__.lower()
+
+    return [name(m) for m in model.layers]
+
+
+@pytest.mark.parametrize(("dataset", "second"), [("cifar10", "mean 3 2"), ("cifar100", "max 3 2")])
+def test_the_cnn_is_that_of_the_sources_network_file(dataset, second):
+    model = build(RunConfig(model="cnn", activation="relu", rule="bp", dataset=dataset))
+    assert layer_names(model) == [
+        *("conv 5 96", "relu", "drop 0.25", "max 3 2", "drop 0.25"),
+        *("conv 5 128", "relu", "drop 0.25", second, "drop 0.25"),
+        *("conv 5 256", "relu", "drop 0.25", "mean 3 2", "drop 0.5"),
+        "flatten",
+        *("linear 2048", "relu", "drop 0.5", "linear 2048", "relu", "drop 0.5"),
+        f"linear {model.layers[-1].out_features}",
+    ]
+    assert model(images()).shape == (3, 10 if dataset == "cifar10" else 100)
+    weights = [m.weight for m in modules(model, nn.Conv2d) + modules(model, nn.Linear)]
+    assert [tuple(w.shape[1:]) for w in weights] == [
+        *((3, 5, 5), (96, 5, 5), (128, 5, 5)),
+        *((4 * 4 * 256,), (2048,), (2048,)),
+    ]
+    stds = [1e-4, *[1e-2] * 5]
+    assert [w.std().item() for w in weights] == pytest.approx(stds, rel=0.05)
+
+
+def test_a_narrow_cnn_keeps_the_size_of_its_signals():
+    sizes = {}
+    for width in (1.0, 1 / 4):
+        torch.manual_seed(0)
+        model = build(RunConfig(model="cnn", activation="relu", rule="bp", width=width)).eval()
+        h, found = 60 * images(), []
+        for layer in model.layers:
+            h = layer(h)
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                found.append(h.std().item())
+        sizes[width] = found
+    # But for the logits, which are too few to tell.
+    assert sizes[1 / 4][:-1] == pytest.approx(sizes[1.0][:-1], rel=0.3)
+
+
+def test_network_in_network_is_that_of_the_sources_network_file():
+    model = build(RunConfig(model="nin", activation="relu", rule="bp", dataset="cifar100"))
+    assert layer_names(model) == [
+        *("conv 5 192", "relu", "conv 1 160", "relu", "conv 1 96", "relu", "max 3 2", "drop 0.5"),
+        *("conv 5 192", "relu", "conv 1 192", "relu", "conv 1 192", "relu", "mean 3 2", "drop 0.5"),
+        *("conv 3 192", "relu", "conv 1 192", "relu", "conv 1 100", "relu", "mean 8 8", "flatten"),
+    ]
+    assert model(images()).shape == (3, 100)
+
+
+def test_the_arithmetic_of_a_network_follows_its_classes():
+    ten, hundred = (RunConfig(model="cnn", width=1 / 8, dataset=d) for d in ("cifar10", "cifar100"))
+    assert arithmetic(hundred).forward - arithmetic(ten).forward == 2 * 90 * 256

@@ -179,8 +179,8 @@ def test_only_goals_that_are_not_reached_are_trained(
 def test_images_are_checked_before_training_only_if_they_are_needed(
     place: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def missing(root: Path) -> None:
-        raise LbpError(f"there is no CIFAR-10 in {root}")
+    def missing(root: Path, dataset: str) -> None:
+        raise LbpError(f"there is no {cifar10.DATASETS[dataset]} in {root}")
 
     monkeypatch.setattr(cifar10, "verify", missing)
     monkeypatch.setattr(pool, "train_all", lambda goals, place, **options: [])
@@ -188,6 +188,8 @@ def test_images_are_checked_before_training_only_if_they_are_needed(
     with pytest.raises(LbpError, match="there is no CIFAR-10"):
         train_missing([Goal(TINY, 1), Goal(real, 1)], place, [CPU])
     assert train_missing([Goal(TINY, 1)], place, [CPU]) == []
+    with pytest.raises(LbpError, match="there is no CIFAR-100"):
+        train_missing([Goal(replace(real, dataset="cifar100"), 1)], place, [CPU])
     place.store.put(toys.record(real, [60.0]))
     assert train_missing([Goal(TINY, 1), Goal(real, 1)], place, [CPU]) == []
 

@@ -12,10 +12,13 @@ import numpy as np
 
 from lbp.experiments import paper
 from lbp.experiments.paper import PaperCurve
-from lbp.lab.config import CLASSES
+from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
 
-GUESSING = 100 / CLASSES  # test accuracy in percent
+
+def guessing(config: RunConfig) -> float:
+    """Return the test accuracy of guessing, in percent."""
+    return 100 / config.classes
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def accuracies(record: Record, epochs: int) -> np.ndarray:
     Raises:
         ValueError: If the run has not got that far.
     """
-    found = np.full(epochs, GUESSING)
+    found = np.full(epochs, guessing(record.config))
     there = record.test_accuracy[:-1] if record.diverged else record.test_accuracy
     if len(there) < epochs and not record.diverged:
         raise ValueError(f"{record.config} has {len(there)} epochs, not {epochs}")
@@ -73,7 +76,7 @@ def final_accuracy(record: Record, epochs: int | None = None, errors: str = "tes
     """
     first, last = last_tenth(epochs or len(record))
     if record.diverged and len(record) <= last:
-        return GUESSING
+        return guessing(record.config)
     return float(np.mean([100 - getattr(row, errors) for row in record.epochs[first - 1 : last]]))
 
 

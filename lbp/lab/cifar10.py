@@ -1,4 +1,4 @@
-"""CIFAR-10 on disk: where it is, whether it is whole, and its download by torchvision."""
+"""CIFAR-10 and CIFAR-100 on disk: where they are, whether they are whole, and their download."""
 
 import functools
 import hashlib
@@ -14,40 +14,44 @@ from lbp.errors import LbpError
 from lbp.lab import paths
 from lbp.lab.files import told, user_path
 
+# Their names here, and how a sentence calls them.
+DATASETS = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+_COMMANDS = {"cifar10": "lbp data", "cifar100": "lbp data --dataset cifar100"}
+
 
 @functools.cache
-def _torchvision() -> Any:
-    """Return torchvision's CIFAR10; its import takes seconds, which most commands need not wait."""
-    from torchvision.datasets import CIFAR10
+def _torchvision(dataset: str = "cifar10") -> Any:
+    """Return torchvision's class; its import takes seconds, which most commands need not wait."""
+    from torchvision.datasets import CIFAR10, CIFAR100
 
-    return CIFAR10
+    return {"cifar10": CIFAR10, "cifar100": CIFAR100}[dataset]
 
 
-def files() -> dict[str, str]:
-    """Return the MD5 of each file of CIFAR-10."""
-    dataset = _torchvision()
-    meta = dataset.meta
-    return dict([*dataset.train_list, *dataset.test_list, (meta["filename"], meta["md5"])])
+def files(dataset: str = "cifar10") -> dict[str, str]:
+    """Return the MD5 of each file of a data set in `DATASETS`."""
+    known = _torchvision(dataset)
+    meta = known.meta
+    return dict([*known.train_list, *known.test_list, (meta["filename"], meta["md5"])])
 
 
 def data_root(root: str | Path | None = None) -> Path:
-    """Return the folder that holds, or will hold, cifar-10-batches-py.
+    """Return the folder that holds, or will hold, cifar-10-batches-py or cifar-100-python.
 
     In this order: the argument, the environment variable LBP_DATA, data/ of the project.
     """
     return user_path(root or os.environ.get("LBP_DATA") or paths.project() / "data")
 
 
-def folder(root: Path) -> Path:
+def folder(root: Path, dataset: str = "cifar10") -> Path:
     """Return the folder of the files themselves."""
-    return root / str(_torchvision().base_folder)
+    return root / str(_torchvision(dataset).base_folder)
 
 
-def faults(root: Path) -> dict[str, str]:
-    """Return the files of CIFAR-10 that are "missing" or "damaged" under `root`, by MD5."""
+def faults(root: Path, dataset: str = "cifar10") -> dict[str, str]:
+    """Return the files of a data set that are "missing" or "damaged" under `root`, by MD5."""
     found = {}
-    for name, md5 in files().items():
-        path = folder(root) / name
+    for name, md5 in files(dataset).items():
+        path = folder(root, dataset) / name
         if not path.is_file():
             found[name] = "missing"
             continue
@@ -58,46 +62,51 @@ def faults(root: Path) -> dict[str, str]:
     return found
 
 
-def verify(root: Path) -> None:
-    """Check that CIFAR-10 is whole under `root`.
+def verify(root: Path, dataset: str = "cifar10") -> None:
+    """Check that a data set is whole under `root`.
 
     Raises:
         LbpError: If a file is missing or damaged; it says what to run.
     """
-    found = faults(root)
+    title = DATASETS[dataset]
+    found = faults(root, dataset)
     if not found:
         return
-    if root.name == folder(root).name and not any(faults(root.parent).values()):
-        raise LbpError(f"{root} holds the files of CIFAR-10 themselves: name {root.parent} instead")
-    what = "no CIFAR-10"
-    if len(found) < len(files()) or "damaged" in found.values():
+    if root.name == folder(root, dataset).name and not any(faults(root.parent, dataset).values()):
+        raise LbpError(f"{root} holds the files of {title} themselves: name {root.parent} instead")
+    what = f"no {title}"
+    if len(found) < len(files(dataset)) or "damaged" in found.values():
         what = ", ".join(f"{name} is {fault}" for name, fault in found.items())
-        what = f"CIFAR-10 is not whole ({what})"
-    raise LbpError(f"{what} in {root}: run `lbp data`, or name its folder by --data or LBP_DATA")
+        what = f"{title} is not whole ({what})"
+    raise LbpError(
+        f"{what} in {root}: run `{_COMMANDS[dataset]}`, or name its folder by --data or LBP_DATA"
+    )
 
 
-def download(root: Path) -> None:
-    """Download CIFAR-10 (170 MB) to `root` unless it is whole already, and verify it.
+def download(root: Path, dataset: str = "cifar10") -> None:
+    """Download a data set (170 MB) to `root` unless it is whole already, and verify it.
 
     Raises:
         LbpError: If the download fails or what arrived is damaged.
     """
-    if not faults(root):
+    if not faults(root, dataset):
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        _torchvision()(str(root), download=True)
+        _torchvision(dataset)(str(root), download=True)
     except (URLError, RuntimeError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise LbpError(
-            f"CIFAR-10 could not be downloaded to {root} ({reason}): "
-            "check the network and the disk, then run `lbp data` again"
+            f"{DATASETS[dataset]} could not be downloaded to {root} ({reason}): "
+            f"check the network and the disk, then run `{_COMMANDS[dataset]}` again"
         ) from error
-    verify(root)
+    verify(root, dataset)
 
 
-def load(root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    """Return CIFAR-10's training half and its test half.
+def load(
+    root: Path, dataset: str = "cifar10"
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    """Return a data set's training half and its test half.
 
     Returns:
         Each half's images, uint8 [N, 3, 32, 32], and labels, int64 [N].
@@ -105,11 +114,11 @@ def load(root: Path) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
     Raises:
         LbpError: If the data is missing or damaged.
     """
-    verify(root)
-    return _half(root, train=True), _half(root, train=False)
+    verify(root, dataset)
+    return _half(root, dataset, train=True), _half(root, dataset, train=False)
 
 
-def _half(root: Path, *, train: bool) -> tuple[Tensor, Tensor]:
-    dataset = _torchvision()(str(root), train=train)
-    images = torch.from_numpy(dataset.data).permute(0, 3, 1, 2).contiguous()
-    return images, torch.tensor(dataset.targets)
+def _half(root: Path, dataset: str, *, train: bool) -> tuple[Tensor, Tensor]:
+    half = _torchvision(dataset)(str(root), train=train)
+    images = torch.from_numpy(half.data).permute(0, 3, 1, 2).contiguous()
+    return images, torch.tensor(half.targets)

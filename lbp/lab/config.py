@@ -8,10 +8,11 @@ from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lbp.errors import LbpError, check_choice
+from lbp.lab import schedule
 from lbp.lab.units import UNITS
 
-CLASSES = 10  # CIFAR-10's, and its own split
-TRAIN_IMAGES = 50_000
+CLASSES = {"cifar10": 10, "cifar100": 100, "stand-in": 10, "stand-in-100": 100}
+TRAIN_IMAGES = 50_000  # CIFAR-10's and CIFAR-100's, and their own split
 TEST_IMAGES = 10_000
 
 
@@ -33,19 +34,24 @@ class RunConfig:
 
     activation: str = "tanh"  # a name in `lbp.lab.units.UNITS`
     rule: Literal["bp", "linear", "as-printed"] = "linear"
-    model: Literal["vgg19", "resnet18"] = "vgg19"
+    hinges: int = 5  # S of an APL unit
+    hinges_per: Literal["unit", "channel"] = "unit"  # unit: each channel and position has its own
+    hinges_learned: bool = True  # or they stay as they were drawn
+    model: Literal["vgg19", "resnet18", "cnn", "nin"] = "vgg19"
     width: float = 1.0  # multiplies the number of channels of every layer
     batch_norm: bool = True
     batch_norm_scale: Literal["one", "uniform"] = "one"  # at the start; uniform: from U(0, 1)
     init: Literal["default", "he", "xavier"] = "default"
     head: Literal["linear", "mlp"] = "linear"  # mlp: 512-512-10 with dropout
-    dataset: Literal["cifar10", "stand-in"] = "cifar10"
+    dataset: Literal["cifar10", "cifar100", "stand-in", "stand-in-100"] = "cifar10"
     train_images: int = TRAIN_IMAGES  # a stratified choice
     test_images: int = TEST_IMAGES  # a stratified choice
-    normalisation: Literal["channel", "unit"] = "channel"  # channel means and stds, or [0, 1]
+    # channel: less the channel's mean, over its std; unit: [0, 1]; raw: 0 to 255, less the mean
+    normalisation: Literal["channel", "unit", "raw"] = "channel"
     augment: bool = False  # pad by 4, crop, flip
     lr: float = 1e-3
     lr_drop: int = 0  # after every so many epochs lr is divided by 10; 0: it is constant
+    schedule: Literal["constant", "apl-cifar10", "apl-cifar100", "apl-nin"] = "constant"
     l2: float = 0.0  # weight decay, as SGD's gradient term
     unit_l2: float = 0.0  # that of the activation functions' own parameters, in place of l2
     momentum: float = 0.0
@@ -59,8 +65,9 @@ class RunConfig:
             object.__setattr__(self, name, value)
         check_choice("activation", self.activation, UNITS)
         _check_range("width", self.width, 1 / 64, 4)
-        _check_range("train_images", self.train_images, 10, TRAIN_IMAGES)
-        _check_range("test_images", self.test_images, 20, TEST_IMAGES)
+        _check_range("hinges", self.hinges, 0, 100)
+        _check_range("train_images", self.train_images, self.classes, TRAIN_IMAGES)
+        _check_range("test_images", self.test_images, 2 * self.classes, TEST_IMAGES)
         _check_range("lr", self.lr, 1e-8, 100)
         _check_range("lr_drop", self.lr_drop, 0, 100_000)
         _check_range("l2", self.l2, 0, 10)
@@ -69,9 +76,9 @@ class RunConfig:
         _check_range("batch", self.batch, 1, TRAIN_IMAGES)
         _check_range("seed", self.seed, 0, 2**31 - 1)
         for name in ("train_images", "test_images"):
-            if getattr(self, name) % CLASSES:
+            if getattr(self, name) % self.classes:
                 raise LbpError(
-                    f"{name} = {getattr(self, name)}: a multiple of 10 is needed, "
+                    f"{name} = {getattr(self, name)}: a multiple of {self.classes} is needed, "
                     "the same number of each class"
                 )
         if self.batch_norm and self.train_images % self.batch == 1:
@@ -100,7 +107,16 @@ class RunConfig:
 
     def lr_in(self, epoch: int) -> float:
         """Return the learning rate in an epoch, which counts from 1."""
-        return self.lr * 0.1 ** ((epoch - 1) // self.lr_drop) if self.lr_drop else self.lr
+        return schedule.lr_in(epoch, self.lr, self.lr_drop, self.schedule)
+
+    def momentum_in(self, epoch: int) -> float:
+        """Return the momentum in an epoch, which counts from 1."""
+        return schedule.momentum_in(epoch, self.momentum, self.schedule)
+
+    @property
+    def classes(self) -> int:
+        """How many classes the images have."""
+        return CLASSES[self.dataset]
 
     @property
     def key(self) -> str:

@@ -29,6 +29,14 @@ EPOCHS = 2
 _PLAIN = RunConfig(
     width=1 / 16, dataset="stand-in", train_images=200, test_images=100, batch=64, lr=1e-2, l2=1e-2
 )
+_CNN = replace(
+    _PLAIN,
+    model="cnn",
+    activation="apl",
+    normalisation="raw",
+    momentum=0.9,
+    schedule="apl-cifar10",
+)
 # Together they use every choice that a run has; a new network or unit adds its own.
 RUNS = (
     _PLAIN,
@@ -40,6 +48,11 @@ RUNS = (
     replace(_PLAIN, activation="gelu", batch_norm=False, init="he", lr=1e-4),
     replace(_PLAIN, activation="silu", precision="bf16"),
     replace(_PLAIN, lr_drop=1, unit_l2=1e-2, seed=2),
+    replace(_CNN, rule="bp", unit_l2=1e-2, hinges=2, hinges_per="channel"),
+    replace(
+        _CNN, dataset="stand-in-100", test_images=200, hinges_learned=False, schedule="apl-cifar100"
+    ),
+    replace(_PLAIN, model="nin", activation="apl", hinges=1, schedule="apl-nin", momentum=0.9),
     RunConfig(
         model="resnet18", dataset="stand-in", train_images=20, test_images=20, batch=10, lr=1e-4
     ),

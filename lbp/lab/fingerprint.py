@@ -30,6 +30,8 @@ COMMON = (
     "lab/train",
     "lab/probe",
     "lab/devices",
+    "lab/schedule",
+    "lab/units/make",
 )
 _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 

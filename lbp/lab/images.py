@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lbp.lab import cifar10
-from lbp.lab.config import CLASSES, RunConfig
+from lbp.lab.config import RunConfig
 
 # Means and standard deviations of CIFAR-10's channels, as most code of the time has them.
 CHANNEL_MEAN = (0.4914, 0.4822, 0.4465)
@@ -52,47 +52,55 @@ def load(config: RunConfig, root: Path, device: torch.device) -> Split:
 
     Args:
         config: The run.
-        root: The folder of CIFAR-10; not used for the stand-in.
+        root: The folder of CIFAR-10 and CIFAR-100; not used for the stand-ins.
         device: Where the images shall live.
 
     Raises:
-        LbpError: If CIFAR-10 is missing or damaged.
+        LbpError: If the data is missing or damaged.
     """
-    if config.dataset == "cifar10":
-        train, test = (Images(*half) for half in cifar10.load(root))
+    classes = config.classes
+    if config.dataset in cifar10.DATASETS:
+        train, test = (Images(*half) for half in cifar10.load(root, config.dataset))
     else:
-        train = stand_in(config.train_images, seed=0)
-        test = stand_in(config.test_images, seed=1)
-    train = train.take(stratified(train.labels, config.train_images))
-    test = test.take(stratified(test.labels, config.test_images))
-    half = rank_in_class(test.labels) % 2
+        train = stand_in(config.train_images, seed=0, classes=classes)
+        test = stand_in(config.test_images, seed=1, classes=classes)
+    train = train.take(stratified(train.labels, config.train_images, classes))
+    test = test.take(stratified(test.labels, config.test_images, classes))
+    half = rank_in_class(test.labels, classes) % 2
     return Split(train.to(device), test.to(device), half.to(device))
 
 
-def rank_in_class(labels: Tensor) -> Tensor:
+def rank_in_class(labels: Tensor, classes: int = 10) -> Tensor:
     """Return, for each label in int64 [N], how many equal labels stand before it."""
-    one_hot = F.one_hot(labels, CLASSES)
+    one_hot = F.one_hot(labels, classes)
     return (one_hot.cumsum(0) * one_hot).sum(1) - 1
 
 
-def stratified(labels: Tensor, number: int) -> Tensor:
-    """Return the indices of the first number/10 images of each class, in the data's own order."""
-    return torch.nonzero(rank_in_class(labels) < number // CLASSES).squeeze(1)
+def stratified(labels: Tensor, number: int, classes: int = 10) -> Tensor:
+    """Return the indices of the first images of each class, in the data's own order.
+
+    Args:
+        labels: Int64 [N].
+        number: How many images, the same number of each class.
+        classes: The number of classes.
+    """
+    return torch.nonzero(rank_in_class(labels, classes) < number // classes).squeeze(1)
 
 
-def stand_in(number: int, seed: int) -> Images:
+def stand_in(number: int, seed: int, classes: int = 10) -> Images:
     """Generate images for tests and for machines without data; they are not CIFAR-10.
 
     Each class is a fixed smooth pattern; an image is its pattern, shifted and blended with noise.
 
     Args:
-        number: How many images, a multiple of 10.
+        number: How many images, a multiple of the number of classes.
         seed: Of the shifts and the noise; the patterns are always the same.
+        classes: The number of classes.
     """
-    patterns = torch.rand(CLASSES, 3, 5, 5, generator=torch.Generator().manual_seed(1234))
+    patterns = torch.rand(classes, 3, 5, 5, generator=torch.Generator().manual_seed(1234))
     patterns = F.interpolate(patterns, size=(32, 32), mode="bicubic")
     generator = torch.Generator().manual_seed(seed)
-    labels = torch.randperm(number, generator=generator) % CLASSES
+    labels = torch.randperm(number, generator=generator) % classes
     shifts = torch.randint(0, 32, (number, 2, 1), generator=generator)
     rows, columns = (shifts + torch.arange(32)).remainder(32).unbind(1)  # [N, 32] each
     pattern = patterns[labels[:, None, None], :, rows[:, :, None], columns[:, None, :]]
@@ -102,10 +110,11 @@ def stand_in(number: int, seed: int) -> Images:
 
 
 class Normalise(nn.Module):
-    """Uint8 images [N, 3, 32, 32] as float32 in [0, 1] ("unit") or in each channel's own units.
+    """Uint8 images [N, 3, 32, 32] as float32.
 
     Args:
-        kind: "unit", or "channel" for means and standard deviations of CIFAR-10's channels.
+        kind: "unit" for [0, 1]; "channel" for each channel less its mean in CIFAR-10, over its
+            standard deviation there; "raw" for 0 to 255 less that mean.
     """
 
     mean: Tensor
@@ -113,9 +122,10 @@ class Normalise(nn.Module):
 
     def __init__(self, kind: str) -> None:
         super().__init__()
-        channel = kind == "channel"
-        self.register_buffer("mean", torch.tensor(CHANNEL_MEAN if channel else (0.0,) * 3))
-        self.register_buffer("std", torch.tensor(CHANNEL_STD if channel else (1.0,) * 3))
+        mean = (0.0,) * 3 if kind == "unit" else CHANNEL_MEAN
+        std = {"channel": CHANNEL_STD, "unit": (1.0,) * 3, "raw": (1 / 255,) * 3}[kind]
+        self.register_buffer("mean", torch.tensor(mean))
+        self.register_buffer("std", torch.tensor(std))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the normalised images, channels last."""

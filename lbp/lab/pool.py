@@ -73,8 +73,8 @@ def train_missing(
         record = place.store.get(goal.config)
         if record is None or not record.reaches(goal.epochs):
             missing.append(goal)
-    if any(goal.config.dataset == "cifar10" for goal in missing):
-        cifar10.verify(place.data_root)
+    for dataset in {goal.config.dataset for goal in missing} & cifar10.DATASETS.keys():
+        cifar10.verify(place.data_root, dataset)
     if not missing:
         return []
     return train_all(missing, place, devices=devices, jobs=jobs, minutes=minutes)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Layers
 from lbp.lab.units import LARGEST_SLOPE
+from lbp.lab.units.make import shown_parameters
 from lbp.linearization import activation_modules, linearize
 
 # A unit is saturated where its slope |f'(z)| is below this share of the largest one.
@@ -47,7 +48,7 @@ def probe(model: nn.Module, config: RunConfig, x: Tensor, labels: Tensor, epoch:
         hook.remove()
 
     lr = config.lr_in(epoch + 1)
-    own = [p[:CHANNELS_SHOWN].flatten() for unit in units for p in unit.parameters(recurse=False)]
+    own = [p.flatten() for unit in units for p in shown_parameters(unit, CHANNELS_SHOWN)]
     pairs = list(zip(chosen, (w.detach().double() for w in weights), strict=True))
     return Layers(
         epoch=epoch,

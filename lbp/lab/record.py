@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from lbp.errors import LbpError
 from lbp.lab import sealed
-from lbp.lab.config import CLASSES, RunConfig
+from lbp.lab.config import RunConfig
 from lbp.lab.provenance import Origin
 
 LONGEST = 100_000  # epochs
@@ -57,7 +57,7 @@ class Layers:
     preactivation: list[float]  # root mean square
     saturated: list[float]  # share of units with |f'(z)| below a tenth of its largest value
     # The activation functions' own parameters, if they have any: of each layer's first
-    # `CHANNELS_SHOWN` channels one after the other, see `lbp.lab.probe`.
+    # `CHANNELS_SHOWN` channels one after the other, see `lbp.lab.units.make`.
     unit_parameters: list[float] | None = None
 
     def __post_init__(self) -> None:
@@ -223,7 +223,7 @@ def _check_epochs(config: RunConfig, epochs: Sequence[Epoch]) -> None:
 
 
 def _check_halves(config: RunConfig, row: Epoch, where: str) -> None:
-    first = CLASSES * math.ceil(config.test_images / CLASSES / 2)  # images in half 0
+    first = config.classes * math.ceil(config.test_images / config.classes / 2)  # images in half 0
     second = config.test_images - first
     whole = (first * row.test_error_half_0 + second * row.test_error_half_1) / config.test_images
     if abs(whole - row.test_error) > 1e-4:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from lbp.errors import LbpError, check_choice
-from lbp.lab.config import CLASSES, RunConfig
+from lbp.lab.config import RunConfig
 from lbp.lab.models import build
 from lbp.lab.provenance import Origin, origin
 from lbp.lab.timing import in_turn
@@ -82,9 +82,10 @@ class Step:
 
     def __init__(self, case: Case, rule: str, device: torch.device) -> None:
         torch.manual_seed(0)
-        self.model = build(case.run(rule)).to(device)
+        run = case.run(rule)
+        self.model = build(run).to(device)
         self.images = torch.randn(case.batch, 3, 32, 32, device=device)
-        self.labels = torch.randint(CLASSES, (case.batch,), device=device)
+        self.labels = torch.randint(run.classes, (case.batch,), device=device)
         # A rate so small that a step's time does not depend on how training goes.
         self.optimiser = torch.optim.SGD(self.model.parameters(), lr=1e-6)
         self._forward = torch.compile(self.model) if case.mode == "compiled" else self.model

@@ -52,6 +52,7 @@ class Trainer:
         # Tensors, not constants: a captured step reads each run's own from the same place.
         self._velocity = [torch.zeros_like(p) for p in self._parameters if config.momentum]
         self._lr = torch.zeros((), device=self.device)
+        self._momentum = torch.zeros((), device=self.device)
         self._l2 = torch.zeros((), device=self.device)
         self._unit_l2 = torch.zeros((), device=self.device)
         units = activation_modules(self.model).values()
@@ -83,6 +84,7 @@ class Trainer:
         for velocity in self._velocity:
             velocity.zero_()
         self._lr.fill_(config.lr_in(1))
+        self._momentum.fill_(config.momentum_in(1))
         self._l2.fill_(config.l2)
         self._unit_l2.fill_(config.unit_l2)
 
@@ -141,6 +143,7 @@ class Trainer:
         """Take one pass over the training images; return the mean loss and the accuracy in %."""
         self.epochs_done += 1
         self._lr.fill_(self.config.lr_in(self.epochs_done))
+        self._momentum.fill_(self.config.momentum_in(self.epochs_done))
         # Seeded afresh for each epoch, so a checkpoint needs no random state.
         torch.manual_seed((self.config.seed << 20) + self.epochs_done)
         total = len(self.split.train)
@@ -248,7 +251,7 @@ class Trainer:
         step = torch._foreach_mul(parameters, self._decays)
         torch._foreach_add_(step, gradients)
         if self.config.momentum:
-            torch._foreach_mul_(velocity, self.config.momentum)
+            torch._foreach_mul_(velocity, self._momentum)
             torch._foreach_add_(velocity, step)
             step = torch._foreach_mul(velocity, self._lr)
         else:

@@ -8,16 +8,25 @@ import torch
 from torch import Tensor, nn
 
 from lbp.errors import LbpError
+from lbp.lab import units
 from lbp.lab.config import RunConfig
-from lbp.lab.models import resnet18, vgg19
+from lbp.lab.models import cnn, nin, resnet18, vgg19
 from lbp.linearization import activation_modules, linearize
 
 _NETWORKS: dict[str, Callable[[RunConfig], nn.Module]] = {
     "vgg19": vgg19.VGG19,
     "resnet18": resnet18.resnet18,
+    "cnn": cnn.CNN,
+    "nin": nin.NIN,
 }
-_READS = {"vgg19": vgg19.READS, "resnet18": resnet18.READS}
+_READS = {
+    "vgg19": vgg19.READS,
+    "resnet18": resnet18.READS,
+    "cnn": cnn.READS,
+    "nin": nin.READS,
+}
 _OF_A_NETWORK = {name for reads in _READS.values() for name in reads}
+_OF_A_UNIT = {name for reads in units.READS.values() for name in reads}
 
 
 def build(config: RunConfig) -> nn.Module:
@@ -27,10 +36,15 @@ def build(config: RunConfig) -> nn.Module:
     `lbp.linearize`.
 
     Raises:
-        LbpError: If the run sets a field that its network does not have.
+        LbpError: If the run sets a field that its network or its activation function does not have.
     """
     reads = _READS[config.model]
     for name in config.differing():
+        if name in _OF_A_UNIT and name not in units.READS.get(config.activation, ()):
+            raise LbpError(
+                f"{name} = {getattr(config, name)!r}: the activation {config.activation} has no "
+                "such field"
+            )
         if name in _OF_A_NETWORK and name not in reads:
             raise LbpError(
                 f"{name} = {getattr(config, name)!r}: the network {config.model} has only "
@@ -66,7 +80,7 @@ class Arithmetic:
 
 def arithmetic(config: RunConfig) -> Arithmetic:
     """Count a network's units and its arithmetic, from the network itself."""
-    of_the_network = {"model", *_OF_A_NETWORK}
+    of_the_network = {"model", "dataset", *_OF_A_NETWORK}
     kept = {name: v for name, v in config.differing().items() if name in of_the_network}
     return _count(RunConfig(**kept | {"rule": "bp"}))
 

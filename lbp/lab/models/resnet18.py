@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from lbp.lab.config import CLASSES, RunConfig
+from lbp.errors import LbpError
+from lbp.lab.config import RunConfig
 from lbp.lab.units import UNITS
 
 # The fields of a run that this network reads.
@@ -14,10 +15,16 @@ def resnet18(config: RunConfig) -> nn.Module:
 
     Args:
         config: The run, of which the fields in `READS` are used.
+
+    Raises:
+        LbpError: If the activation function needs to know the shape of its maps: torchvision's
+            blocks call one module in several places.
     """
+    if config.activation == "apl":
+        raise LbpError("activation = 'apl': the network resnet18 cannot have APL units")
     from torchvision.models import resnet18  # imported here: it takes seconds
 
-    model: nn.Module = resnet18(num_classes=CLASSES)
+    model: nn.Module = resnet18(num_classes=config.classes)
     model.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
     model.maxpool = nn.Identity()
     for module in list(model.modules()):

@@ -1,12 +1,11 @@
 """VGG19 for images of 32 x 32."""
 
 import math
-from collections.abc import Callable
 
 from torch import Tensor, nn
 
-from lbp.lab.config import CLASSES, RunConfig
-from lbp.lab.units import UNITS
+from lbp.lab.config import RunConfig
+from lbp.lab.units.make import make_unit
 
 # Configuration E of Simonyan and Zisserman (2015): 16 convolutions; "M" is a 2 x 2 max pool.
 LAYERS: tuple[int | str, ...] = (
@@ -29,35 +28,35 @@ class VGG19(nn.Module):
 
     def __init__(self, config: RunConfig) -> None:
         super().__init__()
-        unit: Callable[[], nn.Module] = UNITS[config.activation]
         layers: list[nn.Module] = []
-        channels = 3
+        channels, size = 3, 32
         for layer in LAYERS:
             if isinstance(layer, str):
                 layers.append(nn.MaxPool2d(2))
+                size //= 2
                 continue
             out = scaled(layer, config.width)
             layers.append(nn.Conv2d(channels, out, 3, padding=1))
             if config.batch_norm:
                 layers.append(nn.BatchNorm2d(out))
-            layers.append(unit())
+            layers.append(make_unit(config, (out, size, size)))
             channels = out
         self.features = nn.Sequential(*layers)
         if config.head == "linear":
-            self.head = nn.Sequential(nn.Linear(channels, CLASSES))
+            self.head = nn.Sequential(nn.Linear(channels, config.classes))
         else:
             hidden = scaled(512, config.width)
             self.head = nn.Sequential(
-                nn.Dropout(), nn.Linear(channels, hidden), unit(),
-                nn.Dropout(), nn.Linear(hidden, hidden), unit(),
-                nn.Linear(hidden, CLASSES),
+                nn.Dropout(), nn.Linear(channels, hidden), make_unit(config, (hidden,)),
+                nn.Dropout(), nn.Linear(hidden, hidden), make_unit(config, (hidden,)),
+                nn.Linear(hidden, config.classes),
             )  # fmt: skip
         initialise(self, config.init)
         if config.batch_norm_scale == "uniform":
             draw_batch_norm_scale(self)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return logits [N, 10] of normalised images [N, 3, 32, 32]."""
+        """Return logits [N, classes] of normalised images [N, 3, 32, 32]."""
         h = self.features(images)  # [N, 512 * width, 1, 1]
         logits: Tensor = self.head(h.flatten(1))
         return logits

@@ -15,9 +15,9 @@ from lbp.lab import paths
 from lbp.lab.store import Store
 
 CLAIM = Claim(
-    id="c", kind="paper", figure="fig2_vgg19_tanh", section="1", statement="s", paper="p",
-    source="text", tested="t", epochs="1 to 30", measure="m", unit="points", low=1.0, high=2.0,
-    least={"paper": 20, "narrow": 30},
+    id="c", work="yazdani2018", kind="paper", figure="fig2_vgg19_tanh", section="1",
+    statement="s", paper="p", source="text", tested="t", epochs="1 to 30", measure="m",
+    unit="points", low=1.0, high=2.0, least={"paper": 20, "narrow": 30},
 )  # fmt: skip
 
 
@@ -79,9 +79,22 @@ def test_the_table_of_verdicts_has_a_row_for_each():
     assert long.rows == [[*short.rows[0], *source, "1.23 points"], [*short.rows[1], *source, "-"]]
 
 
+def test_a_claim_of_another_paper_names_it_where_it_stands():
+    other = replace(CLAIM, work="agostinelli2014", section="3")
+    assert claims.table([judge(other, {})]).rows[0][0] == "Agostinelli et al. 2014, 3"
+    assert claims.table([judge(CLAIM, {})]).rows[0][0] == "1"
+    assert other.is_of_another_paper
+    assert not other.is_of_the_paper
+    assert not CLAIM.is_of_another_paper
+    assert CLAIM.is_of_the_paper
+    assert not replace(CLAIM, kind="control").is_of_the_paper
+    papers = [row[1] for row in claims.tests_table().rows]
+    assert set(papers) == set(claims.WORKS.values())
+
+
 def test_the_file_of_claims_is_whole():
     loaded = claims.load()
-    known = {*EXPERIMENTS, "fig1_synthetic", "cost", "table_binarized"}
+    known = {*EXPERIMENTS, "fig1_synthetic", "cost", "table_binarized", "apl_cifar100", "apl_nin"}
     assert {claim.figure for claim in loaded} <= known
     for claim in loaded:
         assert claim.statement.endswith(".")
@@ -117,6 +130,7 @@ def test_every_claim_finds_its_measure():
         (lambda entries: entries[0].update(low=2, high=1), "has the bounds 2 to 1"),
         (lambda entries: entries[0].update(least={"cpu": 1}), "unknown place of the claim .*'cpu'"),
         (lambda entries: entries[0].update(kind="guess"), "unknown kind of the claim .*'guess'"),
+        (lambda entries: entries[0].update(work="me"), "unknown work of the claim .*'me'"),
         (lambda entries: entries[0].update(source="me"), "unknown source of the claim .*'me'"),
         (lambda entries: entries.append(entries[0]), "two claims have one id"),
     ],
@@ -176,10 +190,10 @@ def test_every_number_reaches_its_verdict(tmp_path, monkeypatch):
 def test_the_papers_claims_are_counted_without_the_controls():
     judged = claims.verdicts({})
     assert {verdict.word for verdict in judged} == {NOT_RUN}
-    controls = [v for v in judged if v.claim.kind == "control"]
-    assert controls
+    others = [v for v in judged if v.claim.kind == "control" or v.claim.work != "yazdani2018"]
+    assert {v.claim.kind for v in others} == {"control", "paper"}
     texts = claims.texts(judged)
-    assert texts["claims"] == texts[f"claims {NOT_RUN}"] == str(len(judged) - len(controls))
+    assert texts["claims"] == texts[f"claims {NOT_RUN}"] == str(len(judged) - len(others))
     assert claims.words_table(judged).rows == [
         [REPRODUCED, "0"],
         [NOT_REPRODUCED, "0"],

@@ -58,7 +58,7 @@ def store(clone):
         ("train --colour red", "unrecognized arguments: --colour red"),
         ("train --data /nowhere", "no CIFAR-10 in /nowhere: run `lbp data`"),
         ("reproduce fig9", "unknown experiment 'fig9': choose from recipe, fig4_sweep"),
-        ("reproduce fig9", ", precision, all"),
+        ("reproduce fig9", ", precision, apl_units, all"),
         (f"reproduce {FIG2} --profile cpu", "unknown profile 'cpu': choose from recorded"),
         (f"reproduce {FIG2} --profile narrow --data /nowhere", "the folder /nowhere of CIFAR-10"),
         ("reproduce all --epochs 0", "epochs = 0 is out of range: choose from 1 to 100000"),
@@ -302,9 +302,13 @@ def test_download_says_where_it_is_and_why_not(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(cifar10._torchvision(), "__init__", fail)
     assert cli.main(["data", "--data", str(tmp_path)]) == 2
     assert "could not be downloaded to" in capsys.readouterr().err
-    monkeypatch.setattr(cifar10, "faults", lambda root: {})
+    monkeypatch.setattr(cifar10, "faults", lambda root, dataset: {})
     assert cli.main(["data", "--data", str(tmp_path)]) == 0
     assert f"{tmp_path}/cifar-10-batches-py" in capsys.readouterr().out
+    assert cli.main(["data", "--dataset", "cifar100", "--data", str(tmp_path)]) == 0
+    assert f"CIFAR-100 is whole, in {tmp_path}/cifar-100-python" in capsys.readouterr().out
+    assert cli.main(["data", "--dataset", "mnist"]) == 2
+    assert "unknown dataset 'mnist': choose from cifar10, cifar100" in capsys.readouterr().err
 
 
 def test_a_shorter_goal_is_reached_by_a_longer_record(store):

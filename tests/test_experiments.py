@@ -5,7 +5,17 @@ from dataclasses import replace
 import pytest
 
 from lbp.errors import LbpError
-from lbp.experiments import EXPERIMENTS, grid, larger_step, recipe, scales, width, work_list
+from lbp.experiments import (
+    EXPERIMENTS,
+    apl_units,
+    grid,
+    larger_step,
+    recipe,
+    scale_of,
+    scales,
+    width,
+    work_list,
+)
 from lbp.experiments.places import places_table
 from lbp.experiments.scales import NARROW, PAPER, SCALES, SMOKE
 from lbp.lab.config import RunConfig
@@ -61,13 +71,14 @@ def test_full_scale_is_the_papers():
             scale = (config.dataset, config.train_images, config.test_images)
             assert scale == ("cifar10", 50_000, 10_000)
             assert config.width == 1 or stem == "width"
-            assert (config.batch, config.model) == (128, "vgg19")
+            of_another_paper = (100, "cnn") if stem == "apl_units" else (128, "vgg19")
+            assert (config.batch, config.model) == of_another_paper
             assert config.precision == "float32" or stem == "precision"
 
 
 def test_the_narrow_scale_changes_the_width_and_cuts_the_length_and_nothing_else():
     for stem, experiment in EXPERIMENTS.items():
-        if stem in ("width", "recipe"):
+        if stem in ("width", "recipe", "apl_units"):
             continue
         full, narrow = (experiment.goals(scale) for scale in (PAPER, NARROW))
         assert [replace(goal.config, width=1.0) for goal in narrow] == [g.config for g in full]
@@ -126,6 +137,47 @@ def test_the_precisions_are_compared_by_seed():
         for config in found:
             if config.precision == "float32":
                 assert replace(config, precision="bf16") in found
+
+
+def test_the_runs_of_apl_units_are_the_sources():
+    full, narrow = (EXPERIMENTS["apl_units"].goals(scale) for scale in (PAPER, NARROW))
+    assert {goal.epochs for goal in full} == {180}
+    assert {goal.epochs for goal in narrow} == {15}
+    assert {goal.config.width for goal in narrow} == {1 / 4}
+    # The same runs, but for the width and the seeds.
+    assert {replace(g.config, width=1.0) for g in narrow} < {goal.config for goal in full}
+    assert [g.config.lr_in(epoch) for g in full[:1] for epoch in (120, 121, 161, 171)] == [
+        pytest.approx(0.01 * factor) for factor in (1, 0.1, 0.01, 0.001)
+    ]
+    for goals, seeds in ((full, range(5)), (narrow, range(2))):
+        found = [goal.config for goal in goals]
+        assert len(set(found)) == len(found)
+        assert {c.unit_l2 for c in found if c.activation == "relu"} == {0}
+        assert {c.unit_l2 for c in found if c.activation == "apl" and c.hinges_learned} == {1e-3}
+        main = [c for c in found if (c.hinges, c.hinges_learned) == (5, True)]
+        other = [c for c in main if c.lr != apl_units.RATES[c.rule]]
+        assert {(c.activation, c.rule, c.lr) for c in other} == {
+            (activation, "linear", lr)
+            for activation in ("relu", "apl")
+            for lr in (0.01, 1e-3, 1e-5)
+        }
+        main = [c for c in main if c not in other]
+        assert {(c.activation, c.rule, c.seed) for c in main} == {
+            (activation, rule, seed)
+            for activation in ("relu", "apl")
+            for rule in ("bp", "linear")
+            for seed in seeds
+        }
+        ablation = [c for c in found if c.activation == "apl" and (c.rule, c.seed) == ("bp", 0)]
+        assert {(c.hinges, c.hinges_learned) for c in ablation} == {
+            (hinges, learned) for hinges in (1, 2, 5, 10) for learned in (True, False)
+        }
+
+
+def test_an_experiment_may_have_scales_of_its_own():
+    assert "a quarter" in scale_of("apl_units", NARROW).note
+    assert scale_of("apl_units", SMOKE) is SMOKE
+    assert scale_of("width", NARROW) is NARROW
 
 
 @every_scale

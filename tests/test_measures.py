@@ -11,9 +11,11 @@ from dataclasses import replace
 
 import matplotlib.pyplot as plt
 import pytest
+import torch
 
 from lbp.experiments import (
     EXPERIMENTS,
+    apl_units,
     fig2_vgg19_tanh,
     fig3_relu,
     fig4_sweep,
@@ -31,8 +33,11 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import NARROW, PAPER, SMOKE, Scale
 from lbp.experiments.table import Table
 from lbp.lab.config import RunConfig
+from lbp.lab.models import build
+from lbp.lab.probe import probe
 from lbp.lab.record import Record
 from lbp.lab.run import Goal, is_glance
+from lbp.linearization import activation_modules
 from tests import toys
 
 Errors = list[float] | None
@@ -261,6 +266,55 @@ def test_what_the_width_changes_by_hand():
     assert found == {"lead_change": Measure(pytest.approx(-6.0), 1, 20)}
 
 
+def test_what_apl_units_add_by_hand():
+    def errors(config, epochs):
+        gain = {"relu": 0.0, "apl": 3.0}[config.activation]
+        gain += 2.0 * (config.rule == "linear") * (config.activation == "apl")
+        gain -= 0.5 * (not config.hinges_learned) * config.hinges
+        return [60.0 - gain + config.seed] * epochs
+
+    found = apl_units.measures(results_of("apl_units", errors))
+    assert values(found) == pytest.approx(
+        {"apl_gain": 3, "apl_gain_linear": 5, "linear_gain_relu": 0, "linear_gain_apl": 2,
+         "learned_gain": 2.5, "learned_gain_linear": 2.5, "learned_gain_mean": 2.25}
+    )  # fmt: skip
+    assert set(windows(found).values()) == {(15, 15)}
+    short = apl_units.measures(
+        results_of("apl_units", lambda c, n: errors(c, 3 if c.activation == "relu" else n))
+    )
+    assert short["apl_gain"].last == 3
+    assert short["learned_gain"].last == 15
+    one = results_of("apl_units", lambda c, n: errors(c, n) if c.hinges == 5 else None)
+    assert "learned_gain_mean" not in apl_units.measures(one)
+    assert "learned_gain" in apl_units.measures(one)
+    rows = apl_units.table([results_of("apl_units", errors)]).rows
+    assert rows[0][2:] == ["39.50 ± 6.35 (2 seeds)", "42.50 ± 6.35 (2 seeds)",
+                           "3.00 ± 0.00 (2 seeds)"]  # fmt: skip
+    assert apl_units.ablation_table([results_of("apl_units", errors)]).rows[3][2:] == [
+        "43.00",
+        "38.00",
+    ]
+
+
+def test_the_units_of_a_glance_are_those_of_the_network():
+    config = RunConfig(model="cnn", activation="apl", hinges=2, width=1 / 32, dataset="stand-in")
+    torch.manual_seed(0)
+    model = build(config)
+    glance = probe(model, config, torch.randn(4, 3, 32, 32), torch.arange(4), 0)
+    layers = apl_units.shown_units(config, glance)
+    assert [len(layer) for layer in layers] == [3, 4, 8, 8, 8]
+    z = torch.linspace(-2, 2, 9)
+    for layer, unit in zip(layers, activation_modules(model).values(), strict=True):
+        for channel, shown in enumerate(layer):
+            slopes, offsets = unit.slopes[:, channel], unit.offsets[:, channel]
+            if slopes.dim() > 1:  # the middle of the maps
+                middle = slopes.shape[-1] // 2
+                slopes, offsets = slopes[:, middle, middle], offsets[:, middle, middle]
+            expected = z.relu() + (slopes[:, None] * (offsets[:, None] - z).relu()).sum(0)
+            assert shown(z.numpy()) == pytest.approx(expected.detach().numpy(), abs=2e-3)
+    assert apl_units.shown_units(config, toys.glance(0)) == []
+
+
 def halved(config: RunConfig, first: float, second: float) -> Record:
     """Return a run of 20 epochs whose last two have these errors on the halves."""
     record = toys.record(config, [50.0] * 18 + [(first + second) / 2] * 2)
@@ -352,7 +406,8 @@ def everything_shown(stem: str, found: list[Results]) -> list[object]:
         **{name: alone.get(name, ("answer",)) for name in EXPERIMENTS if name != "recipe"},
         "larger_step": (),
     }[stem]
-    for name in ("draw", "draw_curves", "draw_layers", "table", "layers_table", "answer"):
+    drawings = ("draw", "draw_curves", "draw_layers", "draw_shapes", "draw_ablation")
+    for name in (*drawings, "table", "layers_table", "ablation_table", "rates_table", "answer"):
         function = getattr(module, name, None)
         if function is None:
             continue

@@ -12,6 +12,7 @@ from lbp.errors import require
 require("lbp.experiments", "book", "matplotlib")
 
 from lbp.experiments import (  # noqa: E402
+    apl_units,
     fig2_vgg19_tanh,
     fig3_relu,
     fig4_sweep,
@@ -29,7 +30,10 @@ from lbp.lab.run import Goal  # noqa: E402
 
 
 class Experiment(Protocol):
-    """What the module of an experiment with runs has."""
+    """What the module of an experiment with runs has.
+
+    It may also have SCALES: by the name of a scale, its own in place of the book's.
+    """
 
     TITLE: str
     PLACE: str  # in the paper
@@ -51,7 +55,14 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "width": width,
     "selection": selection,
     "precision": precision,
+    "apl_units": apl_units,
 }
+
+
+def scale_of(stem: str, scale: Scale) -> Scale:
+    """Return the scale that an experiment has in place of one of the book's."""
+    own: Mapping[str, Scale] = getattr(EXPERIMENTS[stem], "SCALES", {})
+    return own.get(scale.name, scale)
 
 
 def work_list(scale: Scale) -> list[Goal]:

@@ -27,6 +27,10 @@ UNTOLD = "cannot be told"
 NOT_RUN = "not yet run"
 WORDS = (REPRODUCED, NOT_REPRODUCED, UNTOLD, NOT_RUN)
 
+# The papers whose claims are tested. The book is about the first; the counts are of its claims.
+WORKS = {"yazdani2018": "Yazdani 2018", "agostinelli2014": "Agostinelli et al. 2014"}
+THE_PAPER = "yazdani2018"
+
 # Where a claim can be tested, the first that can decide it counts.
 WHERE = {
     PAPER.name: PAPER.where,
@@ -41,10 +45,11 @@ Numbers = Mapping[str, Mapping[str, Mapping[str, Measure | float]]]
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, or a control of this book.
+    """One claim of a paper, or a control of this book.
 
     Attributes:
         id: Its name.
+        work: The paper, a name in `WORKS`.
         kind: Whether the paper makes it, or this book adds it as a control.
         figure: The experiment that tests it.
         section: Of the paper.
@@ -65,6 +70,7 @@ class Claim:
     """
 
     id: str
+    work: str
     kind: Literal["paper", "control"]
     figure: str
     section: str
@@ -85,10 +91,26 @@ class Claim:
             check_choice(
                 f"{name} of the claim {self.id}", getattr(self, name), get_args(hints[name])
             )
+        check_choice(f"work of the claim {self.id}", self.work, WORKS)
         for place in self.least:
             check_choice(f"place of the claim {self.id}", place, WHERE)
         if not self.low <= self.high or math.inf == -self.low == self.high:
             raise LbpError(f"the claim {self.id} has the bounds {self.low} to {self.high}")
+
+    @property
+    def is_of_the_paper(self) -> bool:
+        """Whether the paper that the book is about makes it."""
+        return self.kind == "paper" and self.work == THE_PAPER
+
+    @property
+    def is_of_another_paper(self) -> bool:
+        """Whether another paper makes it."""
+        return self.kind == "paper" and self.work != THE_PAPER
+
+    @property
+    def place(self) -> str:
+        """The section, after the name of a paper that the book is not about."""
+        return self.section if self.work == THE_PAPER else f"{WORKS[self.work]}, {self.section}"
 
 
 @dataclass(frozen=True)
@@ -146,7 +168,7 @@ def load() -> list[Claim]:
 def _claim(entry: Any, names: Iterable[str]) -> Claim:
     for name in entry:
         check_choice(f"field of the claim {entry.get('id')}", name, names)
-    return Claim(**{"low": -math.inf, "high": math.inf, "epochs": ""} | entry)
+    return Claim(**{"work": THE_PAPER, "low": -math.inf, "high": math.inf, "epochs": ""} | entry)
 
 
 def _damaged(path: Path, reason: str) -> LbpError:
@@ -225,7 +247,7 @@ def table(judged: Iterable[Verdict], *, details: bool = False) -> Table:
     rows = []
     for verdict in judged:
         claim = verdict.claim
-        row = [claim.section, claim.statement, f"**{verdict.text}**"]
+        row = [claim.place, claim.statement, f"**{verdict.text}**"]
         if details:
             row += [claim.paper, SOURCES[claim.source], bounds(claim), verdict.found]
         rows.append(row)
@@ -244,7 +266,7 @@ def bounds(claim: Claim) -> str:
 
 def words_table(judged: Iterable[Verdict]) -> Table:
     """Return how many of the paper's claims have each word."""
-    words = [verdict.word for verdict in judged if verdict.claim.kind == "paper"]
+    words = [verdict.word for verdict in judged if verdict.claim.is_of_the_paper]
     rows = [[word, str(words.count(word))] for word in WORDS]
     return Table("The paper's claims by verdict.", ["verdict", "claims"], rows)
 
@@ -252,10 +274,17 @@ def words_table(judged: Iterable[Verdict]) -> Table:
 def tests_table() -> Table:
     """Return how each claim is tested."""
     rows = [
-        [claim.id, claim.section, claim.tested, claim.epochs or "-", bounds(claim)]
+        [
+            claim.id,
+            WORKS[claim.work],
+            claim.section,
+            claim.tested,
+            claim.epochs or "-",
+            bounds(claim),
+        ]
         for claim in load()
     ]
-    columns = ["claim", "section", "test", "epochs", "reproduced if"]
+    columns = ["claim", "paper", "section", "test", "epochs", "reproduced if"]
     return Table("How each claim is tested.", columns, rows)
 
 
@@ -281,7 +310,7 @@ def _measured(name: str) -> str:
 
 def texts(judged: Iterable[Verdict]) -> dict[str, str]:
     """Return the counts that the book's prose inserts, by name."""
-    words = [verdict.word for verdict in judged if verdict.claim.kind == "paper"]
+    words = [verdict.word for verdict in judged if verdict.claim.is_of_the_paper]
     found = {f"claims {word}": str(words.count(word)) for word in WORDS}
     missing = [
         experiment.TITLE

@@ -74,7 +74,7 @@ def draw_panels(rows: Sequence[Sequence[Panel]], *, legend_below: bool = False) 
     for row, axes_row in zip(rows, grid, strict=True):
         for panel, axes in zip(row, axes_row, strict=True):
             _draw_panel(axes, panel)
-            if not legend_below:
+            if not legend_below and axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="lower right", bbox_to_anchor=(1, 0.1), fontsize=9)
         axes_row[0].set_ylabel("test accuracy (%)")
     if legend_below:

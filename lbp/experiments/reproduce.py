@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lbp.errors import LbpError, check_choice
-from lbp.experiments import EXPERIMENTS, scales, work_list
+from lbp.experiments import EXPERIMENTS, scale_of, scales, work_list
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.lab import budget, cifar10, fingerprint, paths, pool
@@ -30,7 +30,7 @@ def recorded(stem: str, scale: Scale, store: Store | None = None) -> Results:
     found = {g.config: record for g in goals if (record := store.get(g.config))}
     stale = {config: r for config, r in found.items() if fingerprint.is_stale(r)}
     fresh = {config: r for config, r in found.items() if config not in stale}
-    return Results(stem, scale, goals, fresh, stale)
+    return Results(stem, scale_of(stem, scale), goals, fresh, stale)
 
 
 def reproduce(

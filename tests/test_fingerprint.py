@@ -140,7 +140,10 @@ def test_what_a_run_takes_of_the_tables_of_units_counts_for_it_alone(
     fingerprints._fingerprint.cache_clear()
 
 
-def test_every_file_whose_code_computes_in_training_counts() -> None:
+@pytest.mark.parametrize(
+    ("activation", "own"), [("tanh", set()), ("apl", {"lab/units/apl", "registration"})]
+)
+def test_every_file_whose_code_computes_in_training_counts(activation: str, own: set[str]) -> None:
     """Watched in an epoch of training."""
     called: set[str] = set()
 
@@ -151,7 +154,7 @@ def test_every_file_whose_code_computes_in_training_counts() -> None:
 
     config = RunConfig(
         width=1 / 64, dataset="stand-in", train_images=20, test_images=20, batch=10,
-        momentum=0.9, augment=True, head="mlp", init="xavier",
+        momentum=0.9, augment=True, head="mlp", init="xavier", activation=activation,
     )  # fmt: skip
     trainers = Trainers(Path(), torch.device("cpu"))
     sys.setprofile(watch)
@@ -164,7 +167,7 @@ def test_every_file_whose_code_computes_in_training_counts() -> None:
     # These check and choose what a run names, and hold numbers; they compute none.
     no_numbers = {"errors", "lab/config", "lab/models/__init__", "lab/record", "lab/run"}
     assert called - no_numbers <= set(files_of(config))
-    assert {"lab/train", "lab/probe", "autograd", "lab/models/vgg19"} <= called
+    assert {"lab/train", "lab/probe", "autograd", "lab/models/vgg19", *own} <= called
 
 
 def test_common_files_count_for_every_run(package: Path) -> None:

@@ -39,7 +39,7 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def files_of(config: RunConfig) -> list[str]:
     """Return the files that decide a run's numbers, below the package and without ".py"."""
     unit = f"lab/units/{config.activation}"
-    own_unit = [unit] if (_PACKAGE / f"{unit}.py").is_file() else []
+    own_unit = [unit, "registration"] if (_PACKAGE / f"{unit}.py").is_file() else []
     return [*COMMON, f"lab/models/{config.model}", *own_unit]
 
 

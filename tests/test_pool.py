@@ -400,6 +400,7 @@ def serve() -> None:
         pid = os.fork()
         if pid == 0:
             os.setsid()
+            signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup would let it be ignored
             try:
                 sys.exit(len(train(new_place(Path(line.strip())), LONG, jobs=2)))
             except KeyboardInterrupt:

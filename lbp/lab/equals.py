@@ -49,6 +49,7 @@ RUNS = (
     replace(_PLAIN, activation="silu", precision="bf16"),
     replace(_PLAIN, model="binarized_resnet", activation="hardtanh", batch_norm_scale="uniform"),
     replace(_CNN, rule="bp", unit_l2=1e-2, hinges=2, hinges_per="channel"),
+    replace(_CNN, rule="bp", activation="relu"),
     replace(
         _CNN, dataset="stand-in-100", test_images=200, hinges_learned=False, schedule="apl-cifar100"
     ),

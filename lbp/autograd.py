@@ -210,12 +210,10 @@ def _from_value(
     out: Tensor
     if rule.inner:
         inner = rule.inner
-        stock = inner.is_bp
-        y = (
-            call_stock(function, z, *args, **kwargs)
-            if stock
-            else _out_of_place(inner, False, function, z, args, kwargs)
-        )
+        if inner.is_bp:
+            y = call_stock(function, z, *args, **kwargs)
+        else:
+            y = _out_of_place(inner, False, function, z, args, kwargs)
         kept = rule.keep(z.detach(), y.detach()) if rule.keep else z.detach()
         out = _apply(_Through, y, kept, rule)
     elif rule.true_share:
@@ -237,25 +235,6 @@ def _from_value(
         y = call_stock(function, z.detach(), *args, **kwargs)
         out = _apply(_Joined, y, z, rule.keep(z.detach(), y), rule, 0.0)
     return out
-
-
-def _called(
-    rule: Rule,
-    covered: Covered,
-    function: Callable[..., Tensor],
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
-    # While torch.compile traces, is_exporting() is true whatever it traces for.
-    if torch.compiler._is_exporting_flag:
-        raise LbpError(
-            f"torch.export would lose the backward rule {rule.name!r}: "
-            "export under torch.no_grad(), or lbp.restore(model) first"
-        )
-    refuse_jit_trace(rule)
-    if torch.compiler.is_compiling() and _leaves_the_graph():
-        return _call_outside(rule, covered, function, args, kwargs)
-    return _call_here(rule, covered, function, args, kwargs)
 
 
 def refuse_jit_trace(rule: Rule) -> None:
@@ -350,6 +329,7 @@ def _call_here(
 
 # Replaced when torch.compile first needs it, since to import torch._dynamo takes a second.
 _call_outside = _call_here
+
 Watcher = Callable[[Covered, Any, Tensor], None]
 _watchers: list[Watcher] = []
 
@@ -389,14 +369,24 @@ def call(
         The function's value. An in-place call overwrites and returns its input.
 
     Raises:
-        LbpError: While torch.export traces with gradients enabled, or torch.fx traces: neither
-            keeps the backward pass.
+        LbpError: While torch.export traces with gradients enabled, or torch.fx or torch.jit.trace
+            does: none keeps the backward pass. Nor does torch.compile under some transforms of
+            torch.func.
     """
+    # While torch.compile traces, is_exporting() is true whatever it traces for.
+    if torch.compiler._is_exporting_flag:
+        raise LbpError(
+            f"torch.export would lose the backward rule {rule.name!r}: "
+            "export under torch.no_grad(), or lbp.restore(model) first"
+        )
+    refuse_jit_trace(rule)
+    outside = torch.compiler.is_compiling() and _leaves_the_graph()
+    called = _call_outside if outside else _call_here
     if not _watchers:
-        return _called(rule, covered, function, args, kwargs)
+        return called(rule, covered, function, args, kwargs)
     z: Any = args[0] if args else kwargs.get("input", kwargs.get("x"))
     node = z.grad_fn  # an in-place call changes it
-    out = _called(rule, covered, function, args, kwargs)
+    out = called(rule, covered, function, args, kwargs)
     for watcher in _watchers:
         watcher(covered, node, out)
     return out

@@ -5,6 +5,7 @@ No package is imported for them: those that are loaded are registered when a rul
 
 import sys
 
+import torch
 from torch import nn
 
 from lbp.coverage import MODULES
@@ -36,6 +37,8 @@ BOUNDED = {"Sigmoid", "Tanh", "HardSigmoid", "HardSigmoidMe", "LaplaceActivation
 
 def register_loaded() -> None:
     """Register those classes whose packages are loaded, if they are not registered yet."""
+    if torch.compiler.is_compiling():  # it was done before, or else Dynamo would look at all this
+        return
     for home, names in KNOWN.items():
         package = sys.modules.get(home)
         if package is None:

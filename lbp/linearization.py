@@ -109,6 +109,9 @@ class _UnderRule(nn.Module):
         if not torch.is_grad_enabled():
             refuse_jit_trace(self.lbp_rule)
             return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
+        return self._under_rule(args, kwargs)
+
+    def _under_rule(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         kwargs |= {name: getattr(self, name) for name in self._covered.arguments}
         return call(self.lbp_rule, self._covered, self._function, args, kwargs)
 
@@ -127,9 +130,7 @@ class _WholeUnderRule(_UnderRule):
 
     _function: ClassVar[Callable[..., Tensor]]  # its forward pass
 
-    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        if not torch.is_grad_enabled():
-            return type(self)._function(self, *args, **kwargs)
+    def _under_rule(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         unit = Whole(self, type(self)._function)
         if not args:
             args = (kwargs.pop(first_argument(unit.forward)),)
@@ -149,8 +150,12 @@ _in_python: Callable[..., Tensor] = _disable_dynamo(call_whole)
 
 def _as_pickled(stock: type[nn.Module]) -> nn.Module:
     """Return an empty module of a class under a rule; pickle fills it."""
+    from lbp.known import register_loaded  # imported here: they need this module
+    from lbp.registration import register_activation
+
+    register_loaded()
     if stock not in RULED:
-        add_whole_class(stock)
+        register_activation(stock)
     return RULED[stock].__new__(RULED[stock])
 
 
@@ -349,7 +354,8 @@ def _change(module: nn.Module, rule: Rule) -> None:
         module.lbp_rule = rule  # type: ignore[assignment]  # nn.Module types its attributes
 
 
-def _check_model(model: object) -> None:
+def check_model(model: object) -> None:
+    """Raise `LbpError` unless this is a model."""
     if isinstance(model, Linearized):
         raise _NotUnpacked
     if not isinstance(model, nn.Module):
@@ -395,7 +401,7 @@ def linearize(
     from lbp.known import register_loaded  # imported here: it needs this module
 
     checked = as_rule(rule)
-    _check_model(model)
+    check_model(model)
     register_loaded()
     modules = dict(model.named_modules())
     found = activation_modules(model)
@@ -422,7 +428,7 @@ def restore(model: Model) -> Model:
             example by `torch.nn.utils.parametrize`, or its forward, on the instance. Nothing is
             undone then.
     """
-    _check_model(model)
+    check_model(model)
     for module in model.modules():
         if isinstance(module, _UnderRule) and type(module) not in STOCK:
             raise LbpError(

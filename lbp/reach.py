@@ -21,7 +21,7 @@ from lbp import autograd
 from lbp.block import backward_rule
 from lbp.coverage import Covered
 from lbp.errors import LbpError
-from lbp.linearization import changed_modules, restore
+from lbp.linearization import changed_modules, check_model, restore
 
 # What a node is likely to be, by its name, as a pattern.
 _ACTIVATIONS = {
@@ -155,7 +155,7 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
     Call it on a model that `linearize` has changed, or inside a block of `backward_rule`. The model
     is copied, so that its state stays as it is, and its copy is run with gradients. What the pass
     does not run, as a branch for other inputs, is not seen; neither is what happens under
-    `torch.no_grad()` in the model.
+    `torch.no_grad()` in the model, nor a product with a mask, as in `z * (z > 0)`.
 
     Args:
         model: The model, as it is to be trained.
@@ -166,8 +166,7 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
         LbpError: If it is not a model, cannot be copied or called with these inputs, or gives
             nothing that has a gradient.
     """
-    if not isinstance(model, nn.Module):
-        raise LbpError(f"{type(model).__name__} is not a model: give a torch.nn.Module")
+    check_model(model)
     ours = _copy(model)
     seen = _Seen()
     with _watched(ours, seen):

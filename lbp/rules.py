@@ -21,7 +21,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from lbp.errors import LbpError
+from lbp.errors import LbpError, short
 
 Field = Callable[[Tensor, Tensor], Tensor]
 
@@ -182,8 +182,16 @@ def surrogate(s: Callable[[Tensor], Tensor], name: str | None = None) -> Rule:
         LbpError: If `s` is not a function of one argument.
     """
     name = name or getattr(s, "__name__", type(s).__name__)
-    if not callable(s):
-        raise LbpError(f"surrogate {s!r} is not a function: give one of the pre-activations")
+    try:
+        if isinstance(s, type):
+            raise TypeError("it is a class")
+        inspect.signature(s).bind("z")
+    except TypeError as error:
+        raise LbpError(
+            f"surrogate {short(s)} is no function of the pre-activations ({error}): give one"
+        ) from error
+    except ValueError:  # some functions written in C have no signature
+        pass
     return Rule(f"surrogate({name})", _pass, reads_input=False, surrogate=s)
 
 

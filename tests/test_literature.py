@@ -303,7 +303,13 @@ def test_a_model_that_holds_a_rule_can_be_pickled(name):
         (lambda: compose(), "compose() of no rules: give two or more, such as 'full-jam' and 'bp'"),
         (
             lambda: surrogate(1.5),
-            "surrogate 1.5 is not a function: give one of the pre-activations",
+            "surrogate 1.5 is no function of the pre-activations (1.5 is not a callable object): "
+            "give one",
+        ),
+        (
+            lambda: surrogate(nn.Tanh),
+            "surrogate <class 'torch.nn.modules.activation.Tanh'> is no function of the "
+            "pre-activations (it is a class): give one",
         ),
         (
             lambda: compose(leaky(), LINEAR),

@@ -12,6 +12,7 @@ from torch.utils.checkpoint import checkpoint
 import lbp
 from lbp.errors import LbpError
 from lbp.reach import audit
+from tests.zoo import MemoryEfficientSwish
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
 
@@ -26,19 +27,6 @@ class Calls(nn.Module):
 
     def forward(self, x):
         return self.function(self.layer(x))
-
-
-class Swish(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, x):
-        ctx.save_for_backward(x)
-        return x * torch.sigmoid(x)
-
-    @staticmethod
-    def backward(ctx, g):
-        (x,) = ctx.saved_tensors
-        s = torch.sigmoid(x)
-        return g * (s + x * s * (1 - s))
 
 
 def relu_from_a_dict(z, functions={"relu": F.relu}):  # noqa: B006
@@ -67,7 +55,7 @@ HIDDEN = {
     "softplus": (lambda z: torch.log(1 + torch.exp(z)), "a logarithm"),
     "softsign": (lambda z: z / (1 + z.abs()), "an absolute value"),
     "snake": (snake, "a sine"),
-    "foreign function": (Swish.apply, "a foreign autograd.Function"),
+    "foreign function": (MemoryEfficientSwish.apply, "a foreign autograd.Function"),
     "in place": (lambda z: F.relu(z, inplace=True), "a relu"),
 }
 
@@ -218,7 +206,11 @@ def test_outputs_and_inputs_may_be_nested():
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: audit({"a": 1}, X), "dict is not a model: give a torch.nn.Module"),
+        (lambda: audit({"a": 1}, X), "{'a': 1} is not a model: give a torch.nn.Module"),
+        (
+            lambda: audit(lbp.linearize(nn.ReLU()), X),
+            "linearize returns the model and a report: unpack them",
+        ),
         (
             lambda: audit(nn.Linear(2, 2), X),
             "the model rejects this input (RuntimeError: mat1 and mat2 shapes cannot be multiplied",

@@ -3,6 +3,8 @@
 import copy
 import math
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from torch import nn
 import lbp
 from lbp.errors import LbpError
 from tests import zoo
+from tests.zoo import MemoryEfficientSwish
 
 Z = torch.tensor([-3.0, -1.2, -0.4, 0.3, 1.1, 3.0]).double()
 G = torch.linspace(-1, 2, 6).double()
@@ -31,22 +34,9 @@ class SquaredReLU(nn.Module):
         return self.relu(input) ** 2
 
 
-class _Swish(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, z):
-        ctx.save_for_backward(z)
-        return z * torch.sigmoid(z)
-
-    @staticmethod
-    def backward(ctx, g):
-        (z,) = ctx.saved_tensors
-        s = torch.sigmoid(z)
-        return g * (s + z * s * (1 - s))
-
-
 class Efficient(nn.Module):
     def forward(self, z):
-        return _Swish.apply(z)
+        return MemoryEfficientSwish.apply(z)
 
 
 class InPlace(nn.Module):
@@ -164,6 +154,40 @@ def test_it_can_be_copied_and_pickled(kind):
         assert type(again) is type(unit)
         assert torch.equal(true_gradient(again, Z, G), G)
     assert list(unit.state_dict()) == list(kind().state_dict())
+
+
+@pytest.mark.slow
+def test_another_process_that_reads_it_knows_the_class_in_blocks_as_well(tmp_path):
+    transformers = pytest.importorskip("transformers.activations")
+    unit, _ = lbp.linearize(nn.Sequential(transformers.NewGELUActivation()))
+    path = tmp_path / "unit.pkl"
+    path.write_bytes(pickle.dumps(unit))
+    code = f"""
+import pickle, torch
+unit = pickle.load(open({str(path)!r}, "rb"))
+import lbp
+from transformers.activations import NewGELUActivation
+z = torch.tensor([-3.0, 3.0], requires_grad=True)
+print(torch.autograd.grad(unit(z).sum(), z)[0].tolist())
+with lbp.backward_rule():
+    print(torch.autograd.grad(NewGELUActivation()(z).sum(), z)[0].tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split("\n")[:2] == ["[1.0, 1.0]", "[1.0, 1.0]"]
+
+
+def test_torch_fx_takes_it_for_a_leaf():
+    unit, _ = lbp.linearize(nn.Sequential(TanhGELU()))
+    traced = torch.fx.symbolic_trace(unit)
+    assert torch.equal(true_gradient(traced, Z, G), G)
+
+
+@pytest.mark.filterwarnings("ignore:.torch.jit.trace:DeprecationWarning")
+def test_torch_jit_is_told_that_it_would_lose_the_rule():
+    unit, _ = lbp.linearize(nn.Sequential(TanhGELU()))
+    for context in (torch.enable_grad, torch.no_grad):
+        with context(), pytest.raises(LbpError, match=r"torch.jit.trace would lose the backward"):
+            torch.jit.trace(unit, Z)
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute")  # Dynamo's own, of any broken graph

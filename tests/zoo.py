@@ -70,6 +70,21 @@ TRANSFORMERS: dict[str, tuple[str, dict[str, Any]]] = {
 NAMES = (*TIMM, *TRANSFORMERS)
 
 
+class MemoryEfficientSwish(torch.autograd.Function):
+    """z sigmoid(z) with a backward pass of its own, as several packages have it."""
+
+    @staticmethod
+    def forward(ctx: Any, z: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(z)
+        return z * torch.sigmoid(z)
+
+    @staticmethod
+    def backward(ctx: Any, g: torch.Tensor) -> torch.Tensor:
+        (z,) = ctx.saved_tensors
+        s = torch.sigmoid(z)
+        return g * (s + z * s * (1 - s))
+
+
 def build(name: str) -> Built:
     """Return a model and its arguments, the same at each call, in training mode."""
     torch.manual_seed(0)

@@ -244,6 +244,7 @@ LAYERS = (
     "second linear layer",
 )
 SHOWN = 4  # units of a layer in the figure, in colours that can be told apart
+REACH = 3.0  # pre-activations at which units are drawn, from -REACH to REACH
 
 
 def draw_shapes(found: Sequence[Results]) -> Figure:
@@ -262,17 +263,22 @@ def draw_shapes(found: Sequence[Results]) -> Figure:
                 axes.set_title(f"{LAYERS[place]}\n{glances[-1].epoch} epochs", fontsize=10)
             else:
                 axes.set_title(LAYERS[place], fontsize=10)
+                axes.set_ylim(-REACH, REACH)
                 axes.text(0.5, 0.5, "not yet run", ha="center", transform=axes.transAxes)
         row[0].set_ylabel(f"{LABELS[rule]}\nvalue of the unit")
     for axes in grid[-1]:
+        axes.set_xlim(-REACH, REACH)
         axes.set_xlabel("pre-activation")
+    for line, label in ((":", "at the initialisation"), ("-", "after the last epoch recorded")):
+        grid[0, 0].plot([], [], line, color="black", label=label)
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 
 def _draw_units(
     axes: Axes, config: RunConfig, glances: Sequence[Layers], place: int, colour: str
 ) -> None:
-    z = np.linspace(-3, 3, 601)
+    z = np.linspace(-REACH, REACH, 601)
     first, last = (shown_units(config, glance)[place] for glance in (glances[0], glances[-1]))
     for index, (before, after) in enumerate(zip(first[:SHOWN], last[:SHOWN], strict=True)):
         tint = shade(colour, 1 - index / SHOWN)
@@ -291,12 +297,14 @@ def draw_ablation(found: Sequence[Results]) -> Figure:
             x, y = ([p[axis] for p in points] for axis in (0, 1))
             axes.plot(x, y, line, marker=marker, color=COLOURS["bp"], label=label)
         if not cells:
+            axes.set_ylim(0, 100)
             axes.text(0.5, 0.5, "not yet run", ha="center", transform=axes.transAxes)
         axes.set_xticks(ABLATION)
         axes.set_xlabel("hinges S")
-        axes.set_title(f"Backprop, {epochs} epochs\n({results.scale.title})")
+        length = f", {epochs} epochs" if cells else ""
+        axes.set_title(f"Backprop{length}\n({results.scale.title})")
         if cells:
-            axes.legend(loc="lower right")
+            axes.legend(loc="best")
     grid[0, 0].set_ylabel("final test accuracy (%)")
     return figure
 

@@ -106,9 +106,9 @@ def table(found: Sequence[Results]) -> Table:
             label = f"{'ReLU' if activation == 'relu' else 'tanh'}, {LABELS[rule]}"
             row = [f"{label}, {results.scale.title}", f"{there} of {wanted}"]
             if choice := made.get((activation, rule)):
-                halves = dict.fromkeys(map(_pair, choice.on_halves))
+                halves = dict.fromkeys(map(pair, choice.on_halves))
                 leak = f"{round(choice.leak, 2) + 0.0:+.2f}"
-                row += [f"{_pair(choice.on_test)}: {choice.reported:.1f}"]
+                row += [f"{pair(choice.on_test)}: {choice.reported:.1f}"]
                 row += [f"{'; '.join(halves)}: {choice.judged:.1f}", leak]
             else:
                 row += ["-"] * 3
@@ -121,7 +121,8 @@ def table(found: Sequence[Results]) -> Table:
     )
 
 
-def _pair(record: Record) -> str:
+def pair(record: Record) -> str:
+    """Return a run's learning rate and weight decay, as tables show them."""
     return f"{record.config.lr:g}, {record.config.l2:g}"
 
 

@@ -28,7 +28,7 @@ from lbp.experiments.numbers import (
 from lbp.experiments.panels import Line, Panel, draw_panels
 from lbp.experiments.results import Results
 from lbp.experiments.scales import NARROW, Scale
-from lbp.experiments.selection import Choice, choose
+from lbp.experiments.selection import Choice, choose, pair
 from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
 from lbp.lab.record import Record
@@ -174,10 +174,10 @@ def table(found: Sequence[Results]) -> Table:
             there = len(results.of(model=MODEL, rule=rule))
             row = [f"{LABELS[rule]}, {results.scale.title}", f"{there} of {wanted}"]
             if choice := made.get(rule):
-                halves = dict.fromkeys(map(_pair, choice.on_halves))
+                halves = dict.fromkeys(map(pair, choice.on_halves))
                 row += [
                     str(len(choice.on_test)),
-                    f"{_pair(choice.on_test)}: {100 - choice.reported:.2f}",
+                    f"{pair(choice.on_test)}: {100 - choice.reported:.2f}",
                     number(top5_error(choice.on_test), ".2f"),
                     f"{'; '.join(halves)}: {100 - choice.judged:.2f}",
                 ]
@@ -197,10 +197,6 @@ def table(found: Sequence[Results]) -> Table:
     )
 
 
-def _pair(record: Record) -> str:
-    return f"{record.config.lr:g}, {record.config.l2:g}"
-
-
 def flips_table(found: Sequence[Results]) -> Table:
     """Return how often a binarized weight changed its sign in every run that is recorded."""
     rows = []
@@ -211,7 +207,7 @@ def flips_table(found: Sequence[Results]) -> Table:
             rows.append(
                 [
                     f"{LABELS[record.config.rule]}, {results.scale.title}",
-                    *(_pair(record).split(", ")),
+                    *pair(record).split(", "),
                     str(len(record)),
                     number(flips[0], ".2g"),
                     number(flips[-1], ".2g"),

@@ -9,6 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_type_hints
 
@@ -31,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")  # names that the terminal cannot show
     try:
-        options = _parser().parse_args(arguments)
+        options, unknown = _parser().parse_known_args(arguments)
+        if unknown:  # reported by the command's own parser, whose help names what it has
+            options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         if options.project is not None:
             os.environ["LBP_PROJECT"] = options.project
         status: int = options.command(options)
@@ -70,11 +73,12 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="lbp", description="Linear Backprop: data, runs, figures and claims.")
     text = "clone of the project to work in (default: $LBP_PROJECT, else the one around lbp or you)"
     parser.add_argument("--project", metavar="DIR", help=text)
+    parser.add_argument("--version", action="version", version=f"lbp {_version()}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_Parser)
 
     def command(name: str, run: Any, text: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, help=text, description=text)
-        sub.set_defaults(command=run)
+        sub.set_defaults(command=run, parser=sub)
         return sub
 
     sub = command("data", _data, "Download CIFAR-10 (170 MB), verify it and say where it is.")
@@ -100,13 +104,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "Write every record into a new zip file."
     sub = moves.add_parser("pack", help=text, description=text)
     sub.add_argument("file", type=Path)
-    sub.set_defaults(command=_pack)
+    sub.set_defaults(command=_pack, parser=sub)
     text = "Check the records of a zip file and add those that are new or longer."
     sub = moves.add_parser("add", help=text, description=text)
     sub.add_argument("file", type=Path)
     text = "take longer records that differ from those here in the epochs that both have"
     sub.add_argument("--replace", action="store_true", help=text)
-    sub.set_defaults(command=_add)
+    sub.set_defaults(command=_add, parser=sub)
     text = "Time a training step under both rules and count the bytes it keeps; records both."
     sub = command("cost", _cost, text)
     sub.add_argument(
@@ -118,6 +122,13 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("prove", _prove, text)
     sub.add_argument("commit")
     return parser
+
+
+def _version() -> str:
+    try:
+        return version("linear-backprop")
+    except PackageNotFoundError:  # a clone that is on the path, but not installed
+        return "(not installed)"
 
 
 def _add_data(parser: argparse.ArgumentParser) -> None:

@@ -79,6 +79,11 @@ class RunConfig:
                     f"{name} = {getattr(self, name)}: a multiple of {self.classes} is needed, "
                     "the same number of each class"
                 )
+        if not self.batch_norm and self.batch_norm_scale != _DEFAULTS["batch_norm_scale"]:
+            raise LbpError(
+                f"batch_norm_scale = {self.batch_norm_scale!r} has no effect without batch norm: "
+                "leave it out"
+            )
         if self.batch_norm and self.train_images % self.batch == 1:
             raise LbpError(
                 f"batch = {self.batch} leaves one image for an epoch's last batch, on which batch "
@@ -159,4 +164,6 @@ def _checked_type(name: str, value: object, kind: Any) -> Any:
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not (low <= value <= high and math.isfinite(value)):
-        raise LbpError(f"{name} = {value:g} is out of range: choose from {low:g} to {high:g}")
+        raise LbpError(
+            f"{name} = {_text(value)} is out of range: choose from {_text(low)} to {_text(high)}"
+        )

@@ -148,12 +148,13 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     try:
-        from lbp.lab.config import RunConfig
+        from lbp.lab.config import RunConfig, short
     except MissingExtra:  # the command itself will say so
         return
     hints = get_type_hints(RunConfig)
     for field in fields(RunConfig):
-        kind, default = hints[field.name], field.default
+        kind: Any = hints[field.name]
+        default: Any = field.default
         flag = f"--{field.name.replace('_', '-')}"
         if kind is bool:
             action = argparse.BooleanOptionalAction
@@ -163,7 +164,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
             text = f"{names}(default: {default})"
             parser.add_argument(flag, default=default, metavar="NAME", help=text)
         else:
-            text = f"default: {default:g}"
+            text = f"default: {short(default)}"
             parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 

@@ -9,14 +9,15 @@ import yaml
 from lbp.errors import LbpError
 from lbp.experiments import EXPERIMENTS, claims, cost, fig1_synthetic, fig4_sweep, paper
 from lbp.experiments.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNTOLD, Claim, judge
-from lbp.experiments.numbers import Measure
+from lbp.experiments.numbers import Estimate, Measure
 from lbp.experiments.scales import NARROW, PAPER
+from lbp.experiments.table import Badge
 from lbp.lab import paths
 from lbp.lab.store import Store
 from tests import toys
 
 CLAIM = Claim(
-    id="c", work="yazdani2018", kind="paper", figure="fig2_vgg19_tanh", section="1",
+    id="c", name="n", work="yazdani2018", kind="paper", figure="fig2_vgg19_tanh", section="1",
     statement="s", paper="p", source="text", tested="t", epochs="1 to 30", measure="m",
     unit="points", low=1.0, high=2.0, least={"paper": 20, "narrow": 30},
 )  # fmt: skip
@@ -74,7 +75,8 @@ def test_the_table_of_verdicts_has_a_row_for_each():
     judged = [judge(CLAIM, {"paper": {"m": Measure(1.234, 1, 30)}}), judge(CLAIM, {})]
     short, long = claims.table(judged), claims.table(judged, details=True)
     assert short.columns == ["place", "claim", "verdict"]
-    assert short.rows == [["1", "s", f"**reproduced {FULL} 30**"], ["1", "s", f"**{NOT_RUN}**"]]
+    badges = Badge(REPRODUCED, f"reproduced {FULL} 30"), Badge(NOT_RUN, NOT_RUN)
+    assert short.rows == [["1", "s", badge] for badge in badges]
     assert long.columns == [*short.columns, "paper", "source", "reproduced if", "found"]
     source = ["p", "the paper's text", "1 to 2 points"]
     assert long.rows == [[*short.rows[0], *source, "1.23 points"], [*short.rows[1], *source, "-"]]
@@ -155,9 +157,25 @@ def test_an_experiments_claims_are_judged_in_their_order():
         judged = claims.judge_experiment(stem, {})
         assert [v.claim.id for v in judged] == [e["id"] for e in entries if e["figure"] == stem]
         assert {verdict.word for verdict in judged} <= {NOT_RUN}
-    (entry,) = (e for e in entries if e["figure"] == "cost")
-    (verdict,) = claims.judge_experiment("cost", {"gpu": {entry["measure"]: 0.5}})
-    assert verdict.text == "reproduced on a GPU"
+    count, time = claims.judge_experiment("cost", {"gpu": {"step_time_ratio": 0.5}})
+    assert (count.text, time.text) == (NOT_RUN, "reproduced on a GPU")
+
+
+@pytest.mark.parametrize(
+    ("low", "value", "high", "word"),
+    [
+        (1.1, 1.5, 1.9, REPRODUCED),
+        (0.9, 1.5, 1.9, UNTOLD),
+        (1.1, 1.9, 2.1, UNTOLD),
+        (2.1, 2.2, 2.3, NOT_REPRODUCED),
+        (math.nan, 1.5, math.nan, REPRODUCED),  # too few for an interval
+    ],
+)
+def test_an_interval_that_holds_a_bound_decides_nothing(low, value, high, word):
+    verdict = judge(CLAIM, {"paper": {"m": Estimate(value, low, high)}})
+    assert (verdict.word, verdict.where) == (word, "at full scale")
+    assert verdict.found.startswith(f"{value:g} points")
+    assert (f"({low:g} to {high:g})" in verdict.found) == (not math.isnan(low))
 
 
 def test_every_number_reaches_its_verdict(tmp_path, monkeypatch):
@@ -195,12 +213,13 @@ def test_the_papers_claims_are_counted_without_the_controls():
     assert {v.claim.kind for v in others} == {"control", "paper"}
     texts = claims.texts(judged)
     assert texts["claims"] == texts[f"claims {NOT_RUN}"] == str(len(judged) - len(others))
-    assert claims.words_table(judged).rows == [
-        [REPRODUCED, "0"],
-        [NOT_REPRODUCED, "0"],
-        [UNTOLD, "0"],
-        [NOT_RUN, texts["claims"]],
-    ]
+    names = {word: texts[f"names {word}"].split("; ") for word in claims.WORDS}
+    assert {word for word, of_word in names.items() if of_word == ["none"]} == {
+        REPRODUCED, NOT_REPRODUCED, UNTOLD,
+    }  # fmt: skip
+    assert len(set(names[NOT_RUN])) == int(texts["claims"])
+    (_, only) = claims.answers(judged)
+    assert only.startswith(f"**{texts['claims']} {NOT_RUN}**: ")
 
 
 def test_an_empty_store_is_read_and_left_alone(tmp_path):

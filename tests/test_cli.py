@@ -45,7 +45,7 @@ def store(clone):
             "train --batch-norm-scale two",
             "unknown batch_norm_scale 'two': choose from one, uniform",
         ),
-        ("train --lr -1", "lr = -1 is out of range: choose from 1e-08 to 100"),
+        ("train --lr -1", "lr = -1 is out of range: choose from 1e-8 to 100"),
         ("train --lr fast", "argument --lr: invalid float value: 'fast'"),
         ("train --l2 11", "l2 = 11 is out of range"),
         ("train --width 0", "width = 0 is out of range"),

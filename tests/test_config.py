@@ -72,7 +72,7 @@ OTHER = {
         ("model", "resnet", "unknown model 'resnet': choose from vgg19, resnet18"),
         ("precision", "tf32", "unknown precision 'tf32': choose from float32, bf16"),
         ("batch_norm_scale", 1, "unknown batch_norm_scale 1: choose from one, uniform"),
-        ("lr", -1.0, "lr = -1 is out of range: choose from 1e-08 to 100"),
+        ("lr", -1.0, "lr = -1 is out of range: choose from 1e-8 to 100"),
         ("lr", float("nan"), "lr = nan is out of range"),
         ("lr", "0.1", "lr = '0.1': a value of type float is needed"),
         ("l2", -0.1, "l2 = -0.1 is out of range"),
@@ -191,6 +191,6 @@ def test_runs_of_one_program_differ_in_lr_l2_and_seed_only(field):
 
 
 def test_a_run_is_told_by_what_is_particular_to_it():
-    assert str(RunConfig()) == "vgg19 tanh linear, lr 0.001, l2 0, seed 0"
+    assert str(RunConfig()) == "vgg19 tanh linear, lr 1e-3, l2 0, seed 0"
     config = RunConfig(activation="relu", rule="bp", lr=1e-4, width=0.125, head="mlp")
-    assert str(config) == "vgg19 relu bp, lr 0.0001, l2 0, seed 0, width 0.125, head mlp"
+    assert str(config) == "vgg19 relu bp, lr 1e-4, l2 0, seed 0, width 0.125, head mlp"

@@ -5,7 +5,9 @@ import pytest
 from matplotlib.colors import to_rgb
 
 from lbp.experiments import (
+    apl_units,
     fig2_vgg19_tanh,
+    fig3_relu,
     fig4_sweep,
     larger_step,
     paper,
@@ -56,10 +58,23 @@ def test_the_papers_curve_is_where_it_was_digitised_as_far_as_the_axis_goes():
 def test_what_is_not_yet_run_is_said():
     none = results_of("fig2_vgg19_tanh", lambda c, n: None, PAPER)
     half = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] if c.rule == "bp" else None)
-    first, second = fig2_vgg19_tanh.draw([none, half]).axes
-    assert "this book: not yet run" in words(first)
-    assert "tanh, Linear Backprop: not yet run" in lines(second)
-    assert "this book: 1 of 100 epochs" in words(second)
+    (axes,) = fig2_vgg19_tanh.draw([none, half]).axes  # a scale without a run has no panel
+    assert "tanh, Linear Backprop: not yet run" in lines(axes)
+    assert "this book: 1 of 100 epochs" in words(axes)
+    (axes,) = fig2_vgg19_tanh.draw([none, none]).axes  # the paper's curves alone
+    assert "this book: not yet run" in words(axes)
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [
+        larger_step.draw, larger_step.draw_layers, precision.draw, table_binarized.draw,
+        apl_units.draw_shapes, apl_units.draw_ablation,
+    ],
+)  # fmt: skip
+def test_no_figure_is_drawn_without_runs_or_a_curve_of_the_paper(draw):
+    stem = draw.__module__.rsplit(".", 1)[-1]
+    assert draw([results_of(stem, lambda c, n: None, scale) for scale in (PAPER, NARROW)]) is None
 
 
 def test_a_diverged_run_is_drawn_with_a_cross_where_it_ends():
@@ -73,21 +88,31 @@ def test_a_diverged_run_is_drawn_with_a_cross_where_it_ends():
     assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (3, 10)
 
 
-def test_figure_4_has_a_panel_for_each_rate_and_a_shade_for_each_decay():
-    results = results_of("fig4_sweep", lambda c, n: [50.0] * n)
-    figure = fig4_sweep.draw([results])
-    assert [axes.get_title().splitlines()[0] for axes in figure.axes] == [
-        "learning rate 0.001", "learning rate 0.0001", "learning rate 1e-05",
-    ]  # fmt: skip
-    for axes, papers in zip(figure.axes, (0, 4, 4), strict=True):
+def test_figure_4_has_a_row_for_each_rule_and_a_colour_for_each_decay():
+    results = results_of("fig4_sweep", lambda c, n: [40.0 + (c.rule == "bp")] * n)
+    *panels, bar = fig4_sweep.draw([results]).axes
+    assert [axes.get_title().splitlines()[0] for axes in panels] == [
+        f"{rule}, learning rate {lr}"
+        for rule in ("Backprop", "Linear Backprop")
+        for lr in ("1e-3", "1e-4", "1e-5")
+    ]
+    decays = ["1e-6", "1e-5", "1e-4", "1e-3", "0.01", "0.1"]
+    assert [label.get_text() for label in bar.get_yticklabels()] == decays
+    for axes, papers in zip(panels, (0, 2, 2) * 2, strict=True):
         drawn = lines(axes)
-        assert sum("this book" in label for label in drawn) == 12
         assert sum("the paper" in label for label in drawn) == papers
-        shades = [
-            to_rgb(drawn[f"Backprop, weight decay {l2:g}: this book"].get_color())
-            for l2 in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
-        ]
-        assert [sum(shade) for shade in shades] == sorted(map(sum, shades), reverse=True)
+        ours = [drawn[f"weight decay {l2}: this book"] for l2 in decays]
+        assert {y for line in ours for y in line.get_ydata()} == {
+            59 if axes.get_title().startswith("Backprop") else 60
+        }
+        shades = [sum(to_rgb(line.get_color())) for line in ours]
+        assert shades == sorted(shades, reverse=True)
+
+
+def test_figure_4_leaves_out_a_learning_rate_that_neither_the_paper_nor_this_book_has():
+    results = results_of("fig4_sweep", lambda c, n: [50.0] if c.lr == 1e-4 else None)
+    *panels, _ = fig4_sweep.draw([results]).axes
+    assert len(panels) == 4
 
 
 def test_the_binarized_network_has_a_panel_for_each_rate_and_one_shade_for_a_decay():
@@ -99,7 +124,8 @@ def test_the_binarized_network_has_a_panel_for_each_rate_and_one_shade_for_a_dec
     narrow = results_of("table_binarized", lambda c, n: [70.0] * n)
     figure = table_binarized.draw([full, narrow])
     assert len(figure.axes) == 6
-    label = "Linear Backprop, weight decay 0.0001: this book"
+    assert len(table_binarized.draw([full]).axes) == 1
+    label = "Linear Backprop, weight decay 1e-4: this book"
     ours, empty, theirs = (lines(figure.axes[place]) for place in (0, 1, 3))
     assert list(ours[label].get_ydata()) == [40, 50]
     assert len(theirs[label].get_xdata()) == 10
@@ -107,6 +133,12 @@ def test_the_binarized_network_has_a_panel_for_each_rate_and_one_shade_for_a_dec
     assert len(ours) == len(theirs) == 2  # VGG19 and what is not yet run are not drawn
     assert empty == {}
     assert "this book: not yet run" in words(figure.axes[1])
+
+
+def test_the_axis_of_accuracies_shows_the_range_in_question():
+    results = results_of("fig3_relu", lambda c, n: [22.0] * n)
+    low, high = fig3_relu.draw([results]).axes[0].get_ylim()
+    assert 0 < low < 78 < high <= 100
 
 
 def test_learning_rates_are_in_their_places_and_divergence_is_said():
@@ -151,7 +183,7 @@ def test_the_recipes_stand_in_their_order():
     assert axes.yaxis_inverted()  # the first one on top
 
 
-def test_rules_have_colours_lines_and_marks_of_their_own():
-    for table in (style.COLOURS, style.LABELS, style.LINES, style.MARKERS):
+def test_rules_have_colours_and_marks_of_their_own():
+    for table in (style.COLOURS, style.LABELS, style.MARKERS):
         assert len(set(table.values())) == len(table) == 3
     assert style.shade("#000000", 1) == (0, 0, 0)

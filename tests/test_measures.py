@@ -16,6 +16,7 @@ import torch
 from lbp.experiments import (
     EXPERIMENTS,
     apl_units,
+    card,
     fig2_vgg19_tanh,
     fig3_relu,
     fig4_sweep,
@@ -460,7 +461,7 @@ def test_sign_flips_are_shown_where_they_are_logged():
     results = replace(results, records={config: replace(record, epochs=rows)})
     (shown,) = table_binarized.flips_table([results]).rows
     assert shown == [
-        "Linear Backprop, narrow network", "0.001", "0.0001", "3", "0.5", "0.17", "0.67", "50.0"
+        "Linear Backprop, narrow network", "1e-3", "1e-4", "3", "0.5", "0.17", "0.67", "50.0"
     ]  # fmt: skip
 
 
@@ -485,12 +486,8 @@ def everything_shown(stem: str, found: list[Results]) -> list[object]:
     """Call everything that the notebook of an experiment shows."""
     module = EXPERIMENTS[stem]
     shown: list[object] = [notebook.runs_table(found)]
-    alone = {"selection": ("answer",), "fig4_sweep": ("table", "answer")}
-    each = {
-        "recipe": ("table", "draw", "draw_curves"),
-        **{name: alone.get(name, ("answer",)) for name in EXPERIMENTS if name != "recipe"},
-        "larger_step": (),
-    }[stem]
+    of_each_scale = {"recipe": ("table", "draw", "draw_curves"), "fig4_sweep": ("table",)}
+    each = ("answer", *of_each_scale.get(stem, ()))
     drawings = ("draw", "draw_curves", "draw_layers", "draw_shapes", "draw_ablation")
     tables = (
         "table",
@@ -505,6 +502,7 @@ def everything_shown(stem: str, found: list[Results]) -> list[object]:
         if function is None:
             continue
         shown += [function(r) for r in found] if name in each else [function(found)]
+    shown += [card.provenance(stem, found) or "-"]
     plt.close("all")
     return shown
 

@@ -3,12 +3,16 @@
 import math
 import subprocess
 import sys
+from dataclasses import replace
+from xml.etree import ElementTree
 
 import pytest
 
 from lbp.errors import LbpError
+from lbp.experiments import card, claims
+from lbp.experiments.claims import REPRODUCED, Verdict
 from lbp.experiments.notebook import check_parameters, runs_table, show_table
-from lbp.experiments.table import Table
+from lbp.experiments.table import Badge, Table
 from tests.test_measures import results_of
 
 FRESH = {"__name__": "__main__", "_i1": "x", "In": [], "Out": {}, "math": math, "exit": exit}
@@ -42,9 +46,68 @@ def test_a_table_in_markdown():
     assert table.markdown() == "| a | b |\n| --- | --- |\n| 1 | x\\|y |\n| 2 | - |"
 
 
-def test_a_table_is_shown_with_its_caption(capsys):
-    show_table(Table("What it is.", ["a"], [["1"]]))
-    assert "Markdown" in capsys.readouterr().out
+def test_a_table_in_html_has_a_caption_and_headers_and_breaks_no_number():
+    table = Table(
+        "What *it* is.", ["a", "b `c`"], [["1 < 2", "1e-3"], ["x", Badge(REPRODUCED, "yes")]]
+    )
+    page = ElementTree.fromstring(table.html())
+    assert page.findtext(".//caption/em") == "it"
+    assert ["".join(th.itertext()) for th in page.findall(".//th[@scope='col']")] == ["a", "b c"]
+    assert ["".join(th.itertext()) for th in page.findall(".//th[@scope='row']")] == ["1 < 2", "x"]
+    first, second = page.findall(".//td")
+    assert first.text == "1e\N{NON-BREAKING HYPHEN}3"
+    assert first.get("data-label") == "b c"
+    assert second.find("span").get("class") == "verdict reproduced"
+
+
+@pytest.mark.parametrize("cell", ["1.0", "x" * 40])
+def test_a_wide_table_scrolls_and_can_be_reached_by_keyboard_or_is_a_list(cell):
+    table = Table("t", ["a", "b"], [["1", cell]])
+    page = ElementTree.fromstring(table.html())
+    assert (page.get("tabindex") == "0") == (len(cell) < 10)
+    assert ("as-list" in page.get("class")) == (len(cell) > 10)
+
+
+def test_a_table_without_a_number_is_left_out(capsys):
+    show_table(Table("t", ["a", "b"], [["1", "-"], ["2", "0"]]))
+    assert capsys.readouterr().out == ""
+    show_table(Table("t", ["a", "b"], [["1", "-"], ["2", "1"]]))
+    assert "| 2 | 1 |" in capsys.readouterr().out
+
+
+def verdict(word):
+    return Verdict(replace(claims.load()[0], statement="It *holds*."), word, 1.0, "at full scale")
+
+
+def test_a_card_has_the_question_the_answers_and_the_verdicts():
+    page = ElementTree.fromstring(
+        card.card("Is it?", ["Yes, at 1e-3.", ""], [verdict(w) for w in claims.WORDS], "Scale.")
+    )
+    assert page.findtext("p[@class='question']") == "Is it?"
+    assert [p.text for p in page.findall("p")][1:] == [
+        "Yes, at 1e\N{NON-BREAKING HYPHEN}3.",
+        "Scale.",
+    ]
+    items = ["".join(item.itertext()) for item in page.findall(".//li")]
+    assert len(items) == len(claims.WORDS)
+    for word, item in zip(claims.WORDS, items, strict=True):
+        assert item.endswith(f"{word} at full scale It holds.")
+    assert len({item[0] for item in items}) == len(items)  # told apart without colours
+
+
+def test_provenance_is_that_of_the_records(clone):
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * 3 if c.seed < 2 else None)
+    table = card.provenance("fig2_vgg19_tanh", [results])
+    (row,) = table.rows
+    shown = dict(zip(table.columns, row, strict=True))
+    stretch = next(iter(results.records.values())).stretches[0]
+    assert (shown["records"], shown["seeds"]) == ("4", "0, 1")
+    assert stretch.origin.device in shown["device"]
+    assert stretch.origin.torch in shown["versions"]
+    (clone / "_config.yml").write_text("repository:\n  url: https://host/me/book/\n")
+    (row,) = card.provenance("fig2_vgg19_tanh", [results]).rows
+    assert row[1] == "[4](https://host/me/book/tree/main/data/results)"
+    assert card.provenance("fig2_vgg19_tanh", []) is None
 
 
 def test_the_runs_table_says_how_far_the_runs_are():

@@ -58,7 +58,8 @@ def project(copy_project, tmp_path):
 
 def test_the_book_shows_every_notebook():
     toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    listed = {c["file"] for c in toc["chapters"] if c["file"].startswith("notebooks/")}
+    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
+    listed = {name for name in chapters if name.startswith("notebooks/")}
     assert listed == {f"notebooks/{path.stem}" for path in NOTEBOOKS}
 
 
@@ -181,7 +182,7 @@ def test_smoke_profile_runs_every_cell(python, project, path):
 @every_notebook
 def test_every_notebook_checks_its_parameters_first(path):
     cells = code_cells(nbformat.read(path, as_version=4))
-    assert cells[0].metadata.get("tags") == ["parameters"]
+    assert "parameters" in cells[0].metadata.get("tags")
     parameters = {p.target.id: p.annotation.id for p in ast.parse(cells[0].source).body}
     *imports, check = ast.parse(cells[1].source).body
     assert all(isinstance(line, ast.Import | ast.ImportFrom) for line in imports)

@@ -38,12 +38,16 @@ class Experiment(Protocol):
 
     TITLE: str
     PLACE: str  # in the paper
+    QUESTION: str  # what its page asks
 
     def goals(self, scale: Scale) -> list[Goal]:
         """Return the runs that it asks for at a scale, in the order of their importance."""
 
     def measures(self, results: Results) -> Measures:
         """Return the numbers that claims are judged by; those without their runs are left out."""
+
+    def answer(self, results: Results) -> str:
+        """Say in some sentences what the runs of a scale show; "" where there is nothing to say."""
 
 
 # Those with runs, the most important first.

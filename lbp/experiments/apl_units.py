@@ -21,12 +21,12 @@ from lbp.experiments.numbers import (
     mean_of,
     number,
 )
-from lbp.experiments.panels import Line, Panel, draw_panels
+from lbp.experiments.panels import Line, Panel, draw_panels, to_draw
 from lbp.experiments.results import Results
 from lbp.experiments.scales import NARROW, PAPER, Scale
 from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
-from lbp.lab.config import RunConfig
+from lbp.lab.config import RunConfig, short
 from lbp.lab.models import cnn
 from lbp.lab.probe import CHANNELS_SHOWN
 from lbp.lab.record import Layers, Record
@@ -34,6 +34,9 @@ from lbp.lab.run import Goal
 
 TITLE = "Activation functions that are learned"
 PLACE = "another paper: Agostinelli et al. 2014, section 3"
+QUESTION = (
+    "Do learned activation functions lower the error, and does Linear Backprop train them as well?"
+)
 
 # From the code of Agostinelli et al., github.com/ForestAgostinelli/Learned-Activation-Functions-
 # Source, examples/cifar10/CNN: batches of 100 images, 90,000 steps, weight decay 0.001 for all
@@ -178,7 +181,7 @@ def _ablated(results: Results, rule: str, hinges: int, learned: bool) -> Record 
 def draw(found: Sequence[Results]) -> Figure:
     """Draw test accuracy, a row for each scale: Backprop on the left, Linear Backprop right."""
     rows = []
-    for results in found:
+    for results in to_draw(found):
         row = []
         for rule in RULES:
             lines = [
@@ -247,24 +250,26 @@ SHOWN = 4  # units of a layer in the figure, in colours that can be told apart
 REACH = 3.0  # pre-activations at which units are drawn, from -REACH to REACH
 
 
-def draw_shapes(found: Sequence[Results]) -> Figure:
+def draw_shapes(found: Sequence[Results]) -> Figure | None:
     """Draw learned units before and after training, a row for each rule, of the first seed.
 
-    They are of the first scale in `found` that has such runs.
+    They are of the first scale in `found` that has such runs; None without any.
     """
-    results = next((r for r in found if r.of(activation="apl")), found[0])
-    figure, grid = plt.subplots(2, len(LAYERS), figsize=(15, 6), sharex=True, squeeze=False)
-    for rule, row in zip(RULES, grid, strict=True):
-        record = _ablated(results, rule, HINGES, learned=True)
-        glances = [g for g in record.layers if np.isfinite(g.weight).all()] if record else []
-        for place, axes in enumerate(row):
+    shown: dict[str, tuple[RunConfig, list[Layers]]] = {}
+    for results in found:
+        for rule in () if shown else RULES:
+            record = _ablated(results, rule, HINGES, learned=True)
+            glances = [g for g in record.layers if np.isfinite(g.weight).all()] if record else []
             if record is not None and glances and glances[-1].unit_parameters:
-                _draw_units(axes, record.config, glances, place, COLOURS[rule])
-                axes.set_title(f"{LAYERS[place]}\n{glances[-1].epoch} epochs", fontsize=10)
-            else:
-                axes.set_title(LAYERS[place], fontsize=10)
-                axes.set_ylim(-REACH, REACH)
-                axes.text(0.5, 0.5, "not yet run", ha="center", transform=axes.transAxes)
+                shown[rule] = record.config, glances
+    if not shown:
+        return None
+    size = (15, 3 * len(shown) + 0.5)
+    figure, grid = plt.subplots(len(shown), len(LAYERS), figsize=size, sharex=True, squeeze=False)
+    for (rule, (config, glances)), row in zip(shown.items(), grid, strict=True):
+        for place, axes in enumerate(row):
+            _draw_units(axes, config, glances, place, COLOURS[rule])
+            axes.set_title(f"{LAYERS[place]}\n{glances[-1].epoch} epochs", fontsize=10)
         row[0].set_ylabel(f"{LABELS[rule]}\nvalue of the unit")
     for axes in grid[-1]:
         axes.set_xlim(-REACH, REACH)
@@ -286,25 +291,25 @@ def _draw_units(
         axes.plot(z, after(z), linestyle="-", linewidth=1.8, color=tint)
 
 
-def draw_ablation(found: Sequence[Results]) -> Figure:
-    """Draw final accuracy over the number of hinges, learned and fixed, a panel for each scale."""
-    figure, grid = plt.subplots(1, len(found), figsize=(5.4 * len(found) + 0.6, 4.2), squeeze=False)
-    for results, axes in zip(found, grid.flat, strict=True):
-        cells, epochs = _ablation(results)
-        for learned, line, marker in ((True, "-", "o"), (False, "--", "s")):
+def draw_ablation(found: Sequence[Results]) -> Figure | None:
+    """Draw final accuracy over the number of hinges, learned and fixed, a panel for each scale.
+
+    Scales without such runs are left out; None without any.
+    """
+    shown = [(results, *_ablation(results)) for results in found if _ablation(results)[0]]
+    if not shown:
+        return None
+    figure, grid = plt.subplots(1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.2), squeeze=False)
+    for (results, cells, epochs), axes in zip(shown, grid.flat, strict=True):
+        for learned, line, marker in ((True, "-", "o"), (False, ":", "s")):
             points = [(s, cells[s, learned]) for s in ABLATION if (s, learned) in cells]
             label = "learned" if learned else "fixed"
             x, y = ([p[axis] for p in points] for axis in (0, 1))
             axes.plot(x, y, line, marker=marker, color=COLOURS["bp"], label=label)
-        if not cells:
-            axes.set_ylim(0, 100)
-            axes.text(0.5, 0.5, "not yet run", ha="center", transform=axes.transAxes)
         axes.set_xticks(ABLATION)
         axes.set_xlabel("hinges S")
-        length = f", {epochs} epochs" if cells else ""
-        axes.set_title(f"Backprop{length}\n({results.scale.title})")
-        if cells:
-            axes.legend(loc="best")
+        axes.set_title(f"Backprop, {epochs} epochs\n({results.scale.title})")
+        axes.legend(loc="best")
     grid[0, 0].set_ylabel("final test accuracy (%)")
     return figure
 
@@ -360,10 +365,10 @@ def rates_table(found: Sequence[Results]) -> Table:
                 )
                 cells.append(_reached(records[0]) if records else "-")
             rows.append([f"{shown}, {results.scale.title}", *cells])
-    columns = ["activation", *(f"learning rate {lr:g}" for lr in LINEAR_RATES)]
+    columns = ["activation", *(f"learning rate {short(lr)}" for lr in LINEAR_RATES)]
     caption = (
-        f"Linear Backprop at the source's learning rate, {RATES['bp']:g}, and at smaller ones: "
-        "final test accuracy of the first seed."
+        f"Linear Backprop at the source's learning rate, {short(RATES['bp'])}, and at smaller "
+        "ones: final test accuracy of the first seed."
     )
     return Table(caption, columns, rows)
 

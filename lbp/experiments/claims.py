@@ -5,7 +5,7 @@ must lie for the claim to count as reproduced, and how many epochs the test need
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
@@ -14,10 +14,10 @@ import yaml
 
 from lbp.errors import LbpError, check_choice
 from lbp.experiments import EXPERIMENTS, cost, fig1_synthetic
-from lbp.experiments.numbers import Measure
+from lbp.experiments.numbers import Estimate, Measure
 from lbp.experiments.reproduce import recorded
 from lbp.experiments.scales import NARROW, PAPER
-from lbp.experiments.table import Table
+from lbp.experiments.table import Badge, Cell, Table
 from lbp.lab import files, paths
 from lbp.lab.store import Store
 
@@ -39,8 +39,9 @@ WHERE = {
     "processor": "on a processor",
 }
 
-# Numbers by experiment, place in `WHERE` and name. Those without epochs are plain.
-Numbers = Mapping[str, Mapping[str, Mapping[str, Measure | float]]]
+# Numbers by name. Those without epochs are plain, or have an interval.
+Found = Mapping[str, Measure | Estimate | float]
+Numbers = Mapping[str, Mapping[str, Found]]  # by experiment and place in `WHERE`
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,8 @@ class Claim:
     """One claim of a paper, or a control of this book.
 
     Attributes:
-        id: Its name.
+        id: How files and the command line call it.
+        name: How lists call it.
         work: The paper, a name in `WORKS`.
         kind: Whether the paper makes it, or this book adds it as a control.
         figure: The experiment that tests it.
@@ -70,6 +72,7 @@ class Claim:
     """
 
     id: str
+    name: str
     work: str
     kind: Literal["paper", "control"]
     figure: str
@@ -123,6 +126,7 @@ class Verdict:
         value: The number found.
         where: The place that decided, in words.
         window: The first and the last epoch that the number rests on.
+        interval: The 95 % confidence interval of the number, where it has one.
     """
 
     claim: Claim
@@ -130,13 +134,18 @@ class Verdict:
     value: float | None = None
     where: str = ""
     window: tuple[int, int] | None = None
+    interval: tuple[float, float] | None = None
 
     @property
     def found(self) -> str:
         """The number found, with its unit; "-" if there is none."""
         if self.value is None or math.isnan(self.value):
             return "-"
-        return f"{self.value:.3g}{f' {self.claim.unit}' if self.claim.unit else ''}"
+        unit = f" {self.claim.unit}" if self.claim.unit else ""
+        between = ""
+        if self.interval:
+            between = f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
+        return f"{self.value:.3g}{unit}{between}"
 
     @property
     def text(self) -> str:
@@ -175,7 +184,7 @@ def _damaged(path: Path, reason: str) -> LbpError:
     return LbpError(f"{path} is damaged ({reason}): restore it")
 
 
-def judge(claim: Claim, found: Mapping[str, Mapping[str, Measure | float]]) -> Verdict:
+def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
     """Return the verdict on a claim, by the first place that has enough epochs.
 
     Args:
@@ -186,20 +195,27 @@ def judge(claim: Claim, found: Mapping[str, Mapping[str, Measure | float]]) -> V
         number = found.get(place, {}).get(claim.measure)
         if number is None or place not in claim.least:
             continue
-        window = None
+        window = interval = None
         if isinstance(number, Measure):
             if number.last < claim.least[place]:
                 continue
             window, number = (number.first, number.last), number.value
+        elif isinstance(number, Estimate):
+            if not math.isnan(number.low):
+                interval = (number.low, number.high)
+            number = number.value
         inside = claim.low <= number <= claim.high
-        word = UNTOLD if math.isnan(number) else REPRODUCED if inside else NOT_REPRODUCED
-        return Verdict(claim, word, number, where, window)
+        word = REPRODUCED if inside else NOT_REPRODUCED
+        ends = interval or (number, number)
+        if math.isnan(number) or any(
+            ends[0] < bound < ends[1] for bound in (claim.low, claim.high)
+        ):
+            word = UNTOLD
+        return Verdict(claim, word, number, where, window, interval)
     return Verdict(claim, NOT_RUN)
 
 
-def judge_experiment(
-    stem: str, found: Mapping[str, Mapping[str, Measure | float]]
-) -> list[Verdict]:
+def judge_experiment(stem: str, found: Mapping[str, Found]) -> list[Verdict]:
     """Return the verdicts on one experiment's claims, given its numbers by place and name."""
     return [judge(claim, found) for claim in load() if claim.figure == stem]
 
@@ -207,7 +223,7 @@ def judge_experiment(
 def measure_all(store: Store | None = None) -> Numbers:
     """Compute Figure 1 (some seconds) and draw the other numbers from what is recorded."""
     load()  # a damaged file, or none, is told before anything is computed
-    found: dict[str, Mapping[str, Mapping[str, Measure | float]]] = {
+    found: dict[str, Mapping[str, Found]] = {
         stem: {
             scale.name: experiment.measures(recorded(stem, scale, store))
             for scale in (PAPER, NARROW)
@@ -247,11 +263,27 @@ def table(judged: Iterable[Verdict], *, details: bool = False) -> Table:
     rows = []
     for verdict in judged:
         claim = verdict.claim
-        row = [claim.place, claim.statement, f"**{verdict.text}**"]
+        row: list[Cell] = [claim.place, claim.statement, Badge(verdict.word, verdict.text)]
         if details:
             row += [claim.paper, SOURCES[claim.source], bounds(claim), verdict.found]
         rows.append(row)
     return Table("Each claim and its verdict.", columns, rows)
+
+
+QUESTION = "Does the paper hold?"
+
+
+def answers(judged: Sequence[Verdict]) -> list[str]:
+    """Say how many of the paper's claims have each word, and which they are."""
+    text = texts(judged)
+    return [
+        f"Of the paper's {text['claims']} claims that are tested here:",
+        *(
+            f"**{text[f'claims {word}']} {word}**: {text[f'names {word}']}."
+            for word in WORDS
+            if text[f"claims {word}"] != "0"
+        ),
+    ]
 
 
 def bounds(claim: Claim) -> str:
@@ -264,18 +296,11 @@ def bounds(claim: Claim) -> str:
     return f"{claim.low:g} to {claim.high:g}{unit}"
 
 
-def words_table(judged: Iterable[Verdict]) -> Table:
-    """Return how many of the paper's claims have each word."""
-    words = [verdict.word for verdict in judged if verdict.claim.is_of_the_paper]
-    rows = [[word, str(words.count(word))] for word in WORDS]
-    return Table("The paper's claims by verdict.", ["verdict", "claims"], rows)
-
-
 def tests_table() -> Table:
     """Return how each claim is tested."""
     rows = [
         [
-            claim.id,
+            claim.name,
             WORKS[claim.work],
             claim.section,
             claim.tested,
@@ -308,7 +333,7 @@ def _measured(name: str) -> str:
     return f"{len(cost.recorded(name))} of {len(cost.DEVICES[name].cases)} measured"
 
 
-def texts(judged: Iterable[Verdict]) -> dict[str, str]:
+def texts(judged: Sequence[Verdict]) -> dict[str, str]:
     """Return the counts that the book's prose inserts, by name."""
     words = [verdict.word for verdict in judged if verdict.claim.is_of_the_paper]
     found = {f"claims {word}": str(words.count(word)) for word in WORDS}
@@ -317,4 +342,7 @@ def texts(judged: Iterable[Verdict]) -> dict[str, str]:
         for stem, experiment in EXPERIMENTS.items()
         if recorded(stem, PAPER).missing
     ]
+    for word in WORDS:
+        names = [v.claim.name for v in judged if v.claim.is_of_the_paper and v.word == word]
+        found[f"names {word}"] = "; ".join(names) or "none"
     return found | {"claims": str(len(words)), "awaiting": "; ".join(missing) or "none"}

@@ -16,11 +16,13 @@ from typing import Any, TypeVar
 
 import matplotlib.pyplot as plt
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from lbp.errors import LbpError, check_choice
-from lbp.experiments.numbers import number
+from lbp.experiments.numbers import Estimate, number
 from lbp.experiments.scales import PROFILES
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
@@ -28,12 +30,14 @@ from lbp.lab import paths, sealed, step_cost
 from lbp.lab.config import RunConfig
 from lbp.lab.devices import choose_devices
 from lbp.lab.files import told
-from lbp.lab.models import Arithmetic, arithmetic
+from lbp.lab.models import Arithmetic, arithmetic, build
 from lbp.lab.provenance import Origin
 from lbp.lab.step_cost import ARMS, MODES, RULES, Case, Comparison
+from lbp.linearization import linearize
 
 TITLE = "What the saving is worth"
 PLACE = "section 1"
+QUESTION = "What does a training step save without the derivatives?"
 
 NETWORKS = {"vgg19": "VGG19", "resnet18": "ResNet-18"}
 UNITS = {"tanh": "tanh", "relu": "ReLU", "gelu": "GELU", "silu": "SiLU"}
@@ -119,7 +123,7 @@ def measure(
 
 def describe(comparison: Comparison) -> str:
     """Return what was found for a case in one line, medians over the rounds."""
-    linear, again = (time_ratio(comparison, arm).median for arm in ARMS[1:])
+    linear, again = (time_ratio(comparison, arm).value for arm in ARMS[1:])
     bp_mb, linear_mb = (comparison.kept[rule] / 1e6 for rule in RULES)
     return (
         f"{comparison.case}: bp {_milliseconds(comparison)} ms, linear / bp {linear:.3f}, "
@@ -221,32 +225,18 @@ def _check_positive(what: str, value: Any, kind: type[int] | type[float]) -> Non
 # --- measures
 
 
-@dataclass(frozen=True)
-class Ratio:
-    """The median of a ratio over the rounds of a comparison, and its 95 % confidence interval.
+def time_ratio(comparison: Comparison, arm: str = "linear") -> Estimate:
+    """Return the time of one of the `ARMS` over that of Backprop: the median over the rounds.
 
     The interval is that of the order statistics, which assumes no distribution. With fewer than six
     rounds there is none: its ends are NaN.
     """
-
-    median: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        if math.isnan(self.low):
-            return f"{self.median:.3f}"
-        return f"{self.median:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def time_ratio(comparison: Comparison, arm: str = "linear") -> Ratio:
-    """Return the time of one of the `ARMS` over that of Backprop, round by round."""
     from scipy.stats import quantile_test  # imported here: it takes seconds
 
     ratios = np.divide(comparison.seconds[arm], comparison.seconds["bp"])
     median = float(np.median(ratios))
     interval = quantile_test(ratios, q=median, p=0.5).confidence_interval(0.95)
-    return Ratio(median, float(interval.low), float(interval.high))
+    return Estimate(median, float(interval.low), float(interval.high))
 
 
 def kept_ratio(comparison: Comparison) -> float:
@@ -268,26 +258,77 @@ def slower(comparisons: Iterable[Comparison]) -> list[Case]:
     return [comparison.case for comparison in comparisons if beyond_noise(comparison)]
 
 
-def measures(comparisons: Sequence[Comparison]) -> dict[str, float]:
+def derivatives_per_unit() -> float:
+    """Count the derivatives that Linear Backprop spares in a backward pass of VGG19 with tanh.
+
+    Returns:
+        The numbers that PyTorch's backward pass of tanh computes under Backprop, less those under
+        Linear Backprop, over the units and images.
+    """
+    images = 2
+    counts: dict[str, int] = {}
+    for rule in RULES:
+        model, _ = linearize(build(RunConfig()), rule)
+        loss = model(torch.zeros(images, 3, 32, 32)).sum()
+        with _Derivatives() as counting:
+            loss.backward()
+        counts[rule] = counting.count
+    return (counts["bp"] - counts["linear"]) / (images * _count("vgg19").units)
+
+
+class _Derivatives(TorchDispatchMode):
+    """Counts the numbers that derivatives of tanh give."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
+        result = function(*args, **(kwargs or {}))
+        if function is torch.ops.aten.tanh_backward.default:
+            self.count += int(result.numel())
+        return result
+
+
+def measures(comparisons: Sequence[Comparison]) -> dict[str, Estimate | float]:
     """Return the numbers of a kind of device; those whose cases are missing are left out.
 
+    - derivatives_per_unit: see there;
     - step_time_ratio: a step's time, linear over bp, of VGG19 with tanh, eager or compiled,
       whichever favours the claim;
     - smallest_ratio, largest_ratio: the same of all cases;
     - kept_ratio_gelu, kept_ratio_silu: bytes kept, linear over bp, of VGG19, eager.
     """
-    numbers = {}
+    numbers: dict[str, Estimate | float] = {}
     vgg19 = [c for c in comparisons if c.case.model == "vgg19"]
-    tanh = [time_ratio(c).median for c in vgg19 if c.case.activation == "tanh"]
+    tanh = [time_ratio(c) for c in vgg19 if c.case.activation == "tanh"]
     if len(tanh) == len(MODES):
-        numbers["step_time_ratio"] = min(tanh)
+        numbers["step_time_ratio"] = min(tanh, key=lambda ratio: ratio.value)
     if comparisons:
-        ratios = [time_ratio(c).median for c in comparisons]
+        numbers["derivatives_per_unit"] = derivatives_per_unit()
+        ratios = [time_ratio(c).value for c in comparisons]
         numbers |= {"smallest_ratio": min(ratios), "largest_ratio": max(ratios)}
     for c in vgg19:
         if c.case.mode == "eager" and c.case.activation in ("gelu", "silu"):
             numbers[f"kept_ratio_{c.case.activation}"] = kept_ratio(c)
     return numbers
+
+
+def answer(found: Found) -> str:
+    """Say what a step saves, on a GPU if one was measured, else on a processor."""
+    text = texts(found)
+    if text["cost_where"] == "-":
+        return "Not yet measured."
+    return (
+        f"One derivative for each unit, which is {text['cost_share_vgg19']} % of VGG19's "
+        f"arithmetic. A step of VGG19 with tanh takes {text['cost_tanh_eager']} times as long as "
+        f"with Backprop, {text['cost_where']} (95 % confidence interval in brackets; Backprop "
+        f"timed against itself: {text['cost_again']}). Memory is saved where the activation "
+        f"function is GELU or SiLU: up to {text['cost_freed_smooth_vgg19_eager']} % of what VGG19 "
+        f"keeps for the backward pass."
+    )
 
 
 # --- figures
@@ -313,7 +354,7 @@ def draw_times(found: Found) -> Figure:
             places = _places(cases) + side
             ends = [r.low for r in ratios], [r.high for r in ratios]
             axes.hlines(places, *ends, color=colour, linewidth=2)
-            axes.plot([r.median for r in ratios], places, marker, color=colour, label=label)
+            axes.plot([r.value for r in ratios], places, marker, color=colour, label=label)
     handles, labels = panels[0][0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=10)
     return figure
@@ -440,7 +481,7 @@ def texts(found: Found) -> dict[str, str]:
     slow = "; ".join(_called(name, c)[0] for c in cases if slower([c])) or "no case"
     text = {f"share_{model}": _share(_count(model)) for model in NETWORKS} | {
         "where": f"on a {PLANS[name].device}" if cases else "-",
-        "again": _span([ratio.median for ratio in again]),
+        "again": _span([ratio.value for ratio in again]),
         "again_ends": _span(ends),
         "slower": slow if any(map(math.isfinite, ends)) else "-",
     }
@@ -451,7 +492,7 @@ def texts(found: Found) -> dict[str, str]:
         mine = [c for c in cases if c.case.activation in units]
         ratios = [time_ratio(c) for c in mine]
         highs = [ratio.high for ratio in ratios if math.isfinite(ratio.high)]
-        text[group] = _span([ratio.median for ratio in ratios])
+        text[group] = _span([ratio.value for ratio in ratios])
         text[f"{group}_below"] = f"{sum(h < 1 for h in highs)} of {len(highs)}" if highs else "-"
         for model, mode in product(NETWORKS, MODES):
             there = [c for c in mine if (c.case.model, c.case.mode) == (model, mode)]

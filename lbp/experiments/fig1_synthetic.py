@@ -16,8 +16,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lbp.experiments.numbers import number, ratio
-from lbp.experiments.style import COLOURS, LABELS, LINES, MARKERS
+from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
+from lbp.lab.config import short
 from lbp.lab.probe import saturated
 from lbp.lab.small_networks import (
     HIDDEN,
@@ -37,6 +38,10 @@ from lbp.lab.units import UNITS
 
 TITLE = "Five points, two backward rules"
 PLACE = "section 1.1, Figure 1"
+QUESTION = (
+    "Do networks trained with Linear Backprop fit five points, and generalise like Backprop's?"
+)
+NOTE = "All networks of this page are trained while the book is built."
 
 INITS = 50  # the paper's number of initialisations
 COMPARED = ("bp", "linear")
@@ -280,6 +285,24 @@ def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if values.size else math.nan
 
 
+def answer(found: Mapping[str, float]) -> str:
+    """Say what Figure 1's networks show, given its measures."""
+    inits = f"{found['inits']:.0f}"
+    relu, sigmoid = (
+        " and ".join(f"{found[f'{f}_{rule}_converged']:.0f}" for rule in COMPARED)
+        for f in ("relu", "sigmoid")
+    )
+    return (
+        f"From {inits} initialisations, {relu} ReLU networks reach the training MSE with Backprop "
+        f"and Linear Backprop, and the median generalisation MSE of Linear Backprop is "
+        f"{number(found['mse_ratio'])} times Backprop's. With sigmoid units {sigmoid} networks get "
+        f"there; among them the median activation is "
+        f"{number(found['sigmoid_preactivation_ratio'])} times as large under Linear Backprop, "
+        f"while the mean over all networks is "
+        f"{number(found['sigmoid_preactivation_ratio_all_mean'])} times as large."
+    )
+
+
 # --- its drawing
 
 
@@ -310,7 +333,8 @@ def _fitted_curves(axes: Axes, result: Figure1, rules: Sequence[str]) -> None:
         row = result.relu[rule].parameters[init : init + 1]
         output = predict(row, problem.grid, "relu")[0]
         label = LABELS[rule] + ("" if converged[init] else ", not converged")
-        axes.plot(problem.grid, output, color=COLOURS[rule], linestyle=LINES[rule], label=label)
+        style: dict[str, Any] = {"color": COLOURS[rule], "marker": MARKERS[rule], "markevery": 40}
+        axes.plot(problem.grid, output, "-", markersize=6, label=label, **style)
     axes.plot(problem.x, problem.y, "o", color="black", label="training points", zorder=3)
     axes.set_title("ReLU: fits from one initialisation")
     axes.set_xlabel("input x (dimensionless)")
@@ -441,7 +465,7 @@ def silent_table(rows: Sequence[Combination]) -> Table:
         ],
         [
             [
-                *(row.optimiser, f"{row.lr:g}", row.scheme, LABELS[row.rule]),
+                *(row.optimiser, f"{short(row.lr)}", row.scheme, LABELS[row.rule]),
                 *(_of(row.converged, row.networks), str(row.diverged)),
                 *(number(row.steps, ".0f"), number(row.mse, ".2f")),
             ]

@@ -20,7 +20,7 @@ from lbp.experiments.numbers import (
     number,
     ratio,
 )
-from lbp.experiments.panels import Panel, draw_panels, rule_line
+from lbp.experiments.panels import Panel, draw_panels, rule_line, to_draw
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import LABELS
@@ -29,6 +29,7 @@ from lbp.lab.run import Goal
 
 TITLE = "Against ReLU"
 PLACE = "appendix A, Figure 3"
+QUESTION = "Does Linear Backprop with tanh match Backprop with ReLU, and vary less?"
 
 NAMES = TANH_LINEAR, RELU_BP, RELU_LINEAR = ("tanh", "linear"), ("relu", "bp"), ("relu", "linear")
 
@@ -85,7 +86,7 @@ def draw(found: Sequence[Results]) -> Figure:
                 )
                 for title, name in titles.items()
             ]
-            for results in found
+            for results in to_draw(found)
         ]
     )
 

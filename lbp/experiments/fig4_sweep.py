@@ -2,8 +2,12 @@
 
 from collections.abc import Sequence
 
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from lbp.experiments import paper
 from lbp.experiments.grid import EPOCHS, LEARNING_RATES, RULES, WEIGHT_DECAYS, grid_goals
@@ -18,18 +22,26 @@ from lbp.experiments.numbers import (
     number,
     sweep_distance,
 )
-from lbp.experiments.panels import Line, Panel, draw_panels
+from lbp.experiments.panels import Line, Panel, draw_panels, to_draw
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
-from lbp.experiments.style import COLOURS, LABELS, shade
+from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
+from lbp.lab.config import short
 from lbp.lab.run import Goal
 
 TITLE = "Learning rate and weight decay"
 PLACE = "appendix B, Figure 4"
+QUESTION = (
+    "Is Linear Backprop ahead early in learning, and does it need more weight decay "
+    "at the larger learning rate?"
+)
 
 EARLY = 20  # "early in learning", in epochs
 LARGEST_DECAY = max(WEIGHT_DECAYS)
+# From light to dark, in steps that colour-blind readers can tell apart and order.
+_SHADES = plt.get_cmap("viridis_r")(np.linspace(0.12, 1, len(WEIGHT_DECAYS)))
+DECAY_COLOURS = dict(zip(sorted(WEIGHT_DECAYS), map(tuple, _SHADES), strict=True))
 
 
 def goals(scale: Scale) -> list[Goal]:
@@ -72,29 +84,39 @@ def measures(results: Results) -> Measures:
 
 
 def draw(found: Sequence[Results]) -> Figure:
-    """Draw Figure 4 with the learning rate that the paper leaves out, a row for each scale."""
-    return draw_panels(
-        [[_panel(results, lr) for lr in LEARNING_RATES] for results in found], legend_below=True
-    )
+    """Draw Figure 4: a row for each rule and scale, a column for each learning rate.
+
+    The learning rate that the paper leaves out has a column where one of its runs is recorded.
+    """
+    shown = to_draw(found)
+    run = {record.config.lr for results in shown for record in results.of()}
+    rates = [lr for lr in LEARNING_RATES if lr in run.union(paper.SHOWN_RATES)]
+    rows = [[_panel(results, rule, lr) for lr in rates] for results in shown for rule in RULES]
+    figure = draw_panels(rows, legend="none")
+    steps = ListedColormap([DECAY_COLOURS[l2] for l2 in sorted(WEIGHT_DECAYS)])
+    marks = np.arange(len(WEIGHT_DECAYS) + 1) - 0.5
+    scale = ScalarMappable(BoundaryNorm(marks, steps.N), steps)
+    bar = figure.colorbar(scale, ax=figure.axes, ticks=range(len(WEIGHT_DECAYS)), aspect=40)
+    bar.set_ticklabels([short(l2) for l2 in sorted(WEIGHT_DECAYS)])
+    bar.set_label("weight decay (dimensionless)")
+    ours = Line2D([], [], linestyle="-", color="black")
+    theirs = Line2D([], [], linestyle="--", color="black")
+    names = ["this book", "the paper"]
+    figure.legend([ours, theirs], names, loc="outside lower center", ncols=2, fontsize=9)
+    return figure
 
 
-def _panel(results: Results, lr: float) -> Panel:
-    decays = sorted({goal.config.l2 for goal in results.goals})
+def _panel(results: Results, rule: str, lr: float) -> Panel:
     lines = []
-    for place, l2 in enumerate(decays, start=1):
-        for rule in RULES:
-            # The paper's figure tells no more of its curves apart.
-            shown = lr in paper.SHOWN_RATES and l2 in (LARGEST_DECAY, min(decays))
-            lines.append(
-                Line(
-                    f"{LABELS[rule]}, weight decay {l2:g}",
-                    shade(COLOURS[rule], place / len(decays)),
-                    results.of(lr=lr, l2=l2, rule=rule),
-                    paper.sweep_curve(lr, l2, rule) if shown else None,
-                )
-            )
+    for l2 in sorted({goal.config.l2 for goal in results.goals}):
+        # The paper's figure tells no more of its curves apart.
+        drawn = lr in paper.SHOWN_RATES and l2 in (LARGEST_DECAY, min(WEIGHT_DECAYS))
+        curve = paper.sweep_curve(lr, l2, rule) if drawn else None
+        records = results.of(lr=lr, l2=l2, rule=rule)
+        lines.append(Line(f"weight decay {short(l2)}", DECAY_COLOURS[l2], records, curve))
     epochs = max(goal.epochs for goal in results.goals)
-    return Panel(f"learning rate {lr:g}\n({results.scale.title})", lines, epochs)
+    title = f"{LABELS[rule]}, learning rate {short(lr)}\n({results.scale.title})"
+    return Panel(title, lines, epochs)
 
 
 def table(results: Results) -> Table:
@@ -107,13 +129,13 @@ def table(results: Results) -> Table:
             for l2 in decays:
                 record = next(iter(results.of(lr=lr, l2=l2, rule=rule)), None)
                 text = number(final_accuracy(record)) if record else "-"
-                short = record is not None and not record.reaches(EPOCHS)
-                cells.append(f"{text} ({len(record)})" if short and record else text)
-            rows.append([f"{LABELS[rule]}, learning rate {lr:g}", *cells])
+                partial = record is not None and not record.reaches(EPOCHS)
+                cells.append(f"{text} ({len(record)})" if partial and record else text)
+            rows.append([f"{LABELS[rule]}, learning rate {short(lr)}", *cells])
     return Table(
         f"Final accuracy in percent {results.scale.where}: the mean over the last tenth of the "
         "epochs. In brackets: after how many epochs, where the run is not complete.",
-        ["run", *(f"weight decay {l2:g}" for l2 in decays)],
+        ["run", *(f"weight decay {short(l2)}" for l2 in decays)],
         rows,
     )
 

@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lbp.experiments.grid import EPOCHS, RULES, SEEDS, grid_goals, long_goal
+from lbp.experiments.grid import EPOCHS, RULES, grid_goals
 from lbp.experiments.numbers import (
     Measure,
     Measures,
@@ -18,30 +18,30 @@ from lbp.experiments.numbers import (
     last_tenth,
     number,
 )
-from lbp.experiments.results import Results
+from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
-from lbp.experiments.style import COLOURS, LABELS, LINES, MARKERS, shade
+from lbp.experiments.style import COLOURS, LABELS, MARKERS, shade
 from lbp.experiments.table import Table
+from lbp.lab.config import short
 from lbp.lab.record import Layers, Record
 from lbp.lab.run import Goal
 
 TITLE = "Is it only a larger step?"
 PLACE = "a control that the paper does not run"
+QUESTION = "Is the advantage of Linear Backprop more than that of a larger step?"
 
 # The paper's learning rates and two above them.
 LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HIGHEST_OF_THE_PAPER = 1e-3
 WEIGHT_DECAYS = (1e-1, 1e-4)
 SHOWN_LAYERS = (1, 8, 16)
+LAYERS_OF = (1e-4, 1e-1)  # learning rate and weight decay, the same under both rules
 
 
 def goals(scale: Scale) -> list[Goal]:
-    """Return a grid with higher learning rates, and the runs of Figure 2 whose layers are shown."""
-    if scale.name == "smoke":
-        grid = grid_goals(scale, "tanh", (1e-3, 1e-1), WEIGHT_DECAYS)
-    else:
-        grid = grid_goals(scale, "tanh", LEARNING_RATES, WEIGHT_DECAYS)
-    return [*grid, *(long_goal(scale, ("tanh", rule), SEEDS[0]) for rule in RULES)]
+    """Return a grid with learning rates above the paper's."""
+    rates = (1e-4, 1e-1) if scale.name == "smoke" else LEARNING_RATES
+    return list(grid_goals(scale, "tanh", rates, WEIGHT_DECAYS))
 
 
 def grid(results: Results) -> list[Record]:
@@ -50,13 +50,8 @@ def grid(results: Results) -> list[Record]:
 
 
 def pair(results: Results) -> dict[str, Record]:
-    """Return the runs of Figure 2 with seed 0, by rule, as far as they are recorded."""
-    found = {}
-    for rule in RULES:
-        config = long_goal(results.scale, ("tanh", rule), SEEDS[0]).config
-        if record := results.records.get(config):
-            found[rule] = record
-    return found
+    """Return the grid's runs whose layers are compared, by rule, as far as they are recorded."""
+    return {rule: r for (lr, l2, rule), r in by_key(grid(results)).items() if (lr, l2) == LAYERS_OF}
 
 
 def measures(results: Results) -> Measures:
@@ -92,12 +87,15 @@ def measures(results: Results) -> Measures:
     return found
 
 
-def draw(found: Sequence[Results]) -> Figure:
-    """Draw final accuracy over the learning rate, a panel for each scale."""
+def draw(found: Sequence[Results]) -> Figure | None:
+    """Draw final accuracy over the learning rate, a panel for each scale; None without records."""
+    shown = with_records(found)
+    if not shown:
+        return None
     figure, panels = plt.subplots(
-        1, len(found), figsize=(5.4 * len(found) + 0.6, 4.4), sharey=True, squeeze=False
+        1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.4), sharey=True, squeeze=False
     )
-    for axes, results in zip(panels[0], found, strict=True):
+    for axes, results in zip(panels[0], shown, strict=True):
         records = grid(results)
         epochs = common_epochs(records)
         for rule in RULES:
@@ -113,8 +111,8 @@ def draw(found: Sequence[Results]) -> Figure:
                     "fillstyle": fill,
                     "color": COLOURS[rule],
                 }
-                label = f"{LABELS[rule]}, weight decay {l2:g}{'' if mine else ': not yet run'}"
-                axes.plot(x, y, LINES[rule], markersize=8, label=label, **style)
+                label = f"{LABELS[rule]}, weight decay {short(l2)}{'' if mine else ': not yet run'}"
+                axes.plot(x, y, "-", markersize=8, label=label, **style)
                 for lr, accuracy, record in zip(x, y, mine, strict=True):
                     if record.diverged:
                         place = (lr, accuracy)
@@ -122,10 +120,11 @@ def draw(found: Sequence[Results]) -> Figure:
                             "diverged", place, (0, 8), textcoords="offset points", fontsize=8
                         )
         axes.axvspan(1e-5 / 1.5, HIGHEST_OF_THE_PAPER * 1.5, color="black", alpha=0.05, linewidth=0)
-        axes.text(1e-5, 97, "the paper's learning rates", fontsize=9, va="top")
+        place = axes.get_xaxis_transform()
+        text = "the paper's learning rates"
+        axes.text(1e-5, 0.98, text, fontsize=9, va="top", transform=place)
         axes.set_xscale("log")
         axes.set_xlim(min(LEARNING_RATES) / 1.5, max(LEARNING_RATES) * 1.5)
-        axes.set_ylim(0, 100)
         after = f", after {epochs} epochs" if epochs else ""
         axes.set_title(f"VGG19 with tanh\n({results.scale.title}{after})")
         axes.set_xlabel("learning rate (dimensionless)")
@@ -134,12 +133,14 @@ def draw(found: Sequence[Results]) -> Figure:
     return figure
 
 
-def draw_layers(found: Sequence[Results]) -> Figure:
-    """Draw what the layers do along the runs of Figure 2: update sizes, cosine, saturation.
+def draw_layers(found: Sequence[Results]) -> Figure | None:
+    """Draw what the layers do under both rules at one learning rate: updates, cosine, saturation.
 
-    At the first scale that has both runs; without any, the panels stay empty and say so.
+    At the first scale that has both runs; None without any.
     """
     runs, scale = _shown_pair(found)
+    if scale is None:
+        return None
     figure, panels = plt.subplots(1, 3, figsize=(10.8, 4.4))
     for rule, record in runs.items():
         glances = _spread(record.layers)
@@ -150,27 +151,25 @@ def draw_layers(found: Sequence[Results]) -> Figure:
             relative = np.array(glance.update) / np.array(glance.weight)
             values = (relative, glance.cosine, glance.saturated)
             for axes, shown in zip(panels, values, strict=True):
-                axes.plot(range(1, len(shown) + 1), shown, LINES[rule], label=label, **style)
+                axes.plot(range(1, len(shown) + 1), shown, "-", label=label, **style)
     titles = ("size of an update", "direction of an update", "saturation")
     labels = (
         "norm of update / norm of weights",
         "cosine with the true gradient",
         "share of saturated units",
     )
+    lr, l2 = map(short, LAYERS_OF)
+    figure.suptitle(f"Learning rate {lr}, weight decay {l2} ({scale.title})", fontsize=12)
     for axes, title, ylabel in zip(panels, titles, labels, strict=True):
-        axes.set_title(f"{title}\n({scale.title})" if scale else title)
+        axes.set_title(title)
         axes.set_ylabel(ylabel)
         axes.set_xlabel("layer, from the input on")
         axes.set_xticks(range(1, 18, 4))
-        if not runs:
-            place = axes.transAxes
-            axes.text(0.5, 0.5, "not yet run", ha="center", va="center", transform=place)
     panels[0].set_yscale("log")
     panels[1].set_ylim(-0.25, 1.05)
     panels[2].set_ylim(-0.02, 1.02)
-    if runs:
-        handles, names = panels[0].get_legend_handles_labels()
-        figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 
@@ -204,18 +203,18 @@ def table(found: Sequence[Results]) -> Table:
                     elif record and len(record) < EPOCHS:
                         text += f" ({len(record)})"
                     cells.append(text)
-                label = f"{LABELS[rule]}, weight decay {l2:g}, {results.scale.title}"
+                label = f"{LABELS[rule]}, weight decay {short(l2)}, {results.scale.title}"
                 rows.append([label, *cells])
     return Table(
         "Final accuracy in percent by learning rate: the mean over the last tenth of the epochs. "
         "In brackets: after how many epochs, where the run is not complete.",
-        ["run", *(f"{lr:g}" for lr in LEARNING_RATES)],
+        ["run", *(f"{short(lr)}" for lr in LEARNING_RATES)],
         rows,
     )
 
 
 def layers_table(found: Sequence[Results]) -> Table:
-    """Return what three of the layers do at the start and at the end of the runs of Figure 2."""
+    """Return what three of the layers do at the start and at the end of the two runs."""
     runs, _ = _shown_pair(found)
     rows = []
     for rule, record in runs.items():
@@ -228,13 +227,12 @@ def layers_table(found: Sequence[Results]) -> Table:
                 cells.append(
                     f"{number(relative, '.1e')}; {number(at.cosine[layer], '.2f')}; {share} %"
                 )
-            label = f"{LABELS[rule]}, learning rate {record.config.lr:g}, epoch {at.epoch}"
-            rows.append([label, *cells])
+            rows.append([f"{LABELS[rule]}, epoch {at.epoch}", *cells])
     return Table(
         "Size of an update beside the weights; cosine with the true gradient; share of saturated "
-        "units. Runs of Figure 2, seed 0.",
+        f"units. Learning rate {short(LAYERS_OF[0])}, weight decay {short(LAYERS_OF[1])}.",
         ["run", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
-        rows or [["-"] * (1 + len(SHOWN_LAYERS))],
+        rows or [["not yet run", *["-"] * len(SHOWN_LAYERS)]],
     )
 
 
@@ -252,25 +250,21 @@ def first_step_ratio(runs: dict[str, Record], layer: int) -> float:
     return size["linear"] / size["bp"] if len(size) == len(RULES) else math.nan
 
 
-def answer(found: Sequence[Results]) -> str:
-    """Say what is left of the advantage at the first scale that tells, and what the layers do."""
+def answer(results: Results) -> str:
+    """Say what is left of the advantage at a scale, and what the layers do."""
+    where = results.scale.where
     parts = []
-    for results in found:
-        numbers = measures(results)
-        if gap := numbers.get("all_rates_gap"):
-            end = "above" if gap.value > 0 else "below"
-            parts.append(
-                f"With learning rates up to 0.1 for both rules, the best final accuracy of Linear "
-                f"Backprop is {abs(gap.value):.1f} points {end} that of Backprop, "
-                f"{results.scale.where} after {gap.last} epochs."
-            )
-            break
-    else:
-        parts.append("Not yet run.")
-    runs, scale = _shown_pair(found)
-    if scale:
+    if gap := measures(results).get("all_rates_gap"):
+        end = "above" if gap.value > 0 else "below"
+        parts.append(
+            f"With learning rates above the paper's for both rules, the best final accuracy of "
+            f"Linear Backprop is {abs(gap.value):.1f} points {end} that of Backprop, {where} after "
+            f"{gap.last} epochs."
+        )
+    runs = pair(results)
+    if len(runs) == len(RULES):
         parts.append(
             f"At the start and at one learning rate, the first layer's step is "
-            f"{first_step_ratio(runs, 1):.0f} times as large under Linear Backprop, {scale.where}."
+            f"{first_step_ratio(runs, 1):.0f} times as large under Linear Backprop, {where}."
         )
-    return " ".join(parts)
+    return " ".join(parts) or f"Not yet run {where}."

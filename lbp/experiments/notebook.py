@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 
-from IPython.display import Markdown, display
+from IPython.display import display
 from myst_nb import glue
 
 from lbp.errors import LbpError, check_choice
-from lbp.experiments import claims
+from lbp.experiments import EXPERIMENTS, card, claims
 from lbp.experiments import reproduce as reproduce_
-from lbp.experiments.numbers import Measure
+from lbp.experiments.claims import Verdict
 from lbp.experiments.results import Results
 from lbp.experiments.scales import PROFILES
 from lbp.experiments.table import Table
@@ -74,8 +74,14 @@ def reproduce(
 
 
 def show_table(table: Table) -> None:
-    """Show a table with its caption below."""
-    display(Markdown(f"{table.markdown()}\n\n*{table.caption}*"))  # type: ignore[no-untyped-call]
+    """Show a table; where there is no browser, its Markdown. A blank table is left out."""
+    if table.is_blank:
+        return
+    _show(table.html(), f"{table.caption}\n\n{table.markdown()}")
+
+
+def _show(html: str, text: str) -> None:
+    display({"text/html": html, "text/plain": text}, raw=True)  # type: ignore[no-untyped-call]
 
 
 def glue_texts(texts: Mapping[str, str]) -> None:
@@ -109,7 +115,7 @@ def runs_table(found: Sequence[Results], notes: Mapping[str, str] | None = None)
                 "; ".join(remarks) or "-",
             ]
         )
-    caption = " ".join((notes or {}).get(r.scale.name, r.scale.note) for r in found)
+    caption = " ".join(_note(results, notes) for results in found)
     return Table(caption, ["scale", "runs", "trained", "arithmetic that is missing", "notes"], rows)
 
 
@@ -126,22 +132,66 @@ def show_runs(found: Sequence[Results], notes: Mapping[str, str] | None = None) 
     show_table(runs_table(found, notes))
 
 
-def show_answers(answers: Sequence[str]) -> None:
-    """Show what the runs of an experiment say, a paragraph for each scale."""
-    display(Markdown("\n\n".join(answers)))  # type: ignore[no-untyped-call]
+def show_card(
+    question: str, answers: Sequence[str], verdicts: Sequence[Verdict] = (), notes: str = ""
+) -> None:
+    """Show the result card of a page; see `lbp.experiments.card.card`."""
+    words = [f"{verdict.text}: {verdict.claim.statement}" for verdict in verdicts]
+    text = "\n\n".join(filter(None, [question, *answers, *words, notes]))
+    _show(card.card(question, answers, verdicts, notes), text)
 
 
-def show_verdicts(stem: str, found: Mapping[str, Mapping[str, Measure | float]]) -> None:
-    """Show the verdicts on an experiment's claims, given its numbers by place and name."""
-    show_table(claims.table(claims.judge_experiment(stem, found), details=True))
+def show_result(
+    stem: str, found: Sequence[Results], notes: Mapping[str, str] | None = None
+) -> None:
+    """Show the result card of an experiment that has runs.
+
+    Args:
+        stem: The experiment.
+        found: Its results.
+        notes: What a scale changes in this experiment, by its name, where it is not the usual.
+    """
+    experiment = EXPERIMENTS[stem]
+    answers = [experiment.answer(results) for results in found]
+    shown = " ".join(_note(results, notes) for results in found if results.records)
+    show_card(experiment.QUESTION, answers, _verdicts(stem, found), shown)
 
 
-def faults_table(rows: Mapping[str, Sequence[int]]) -> Table:
-    """Return what became of injected faults.
+def _note(results: Results, notes: Mapping[str, str] | None) -> str:
+    return (notes or {}).get(results.scale.name, results.scale.note)
+
+
+def show_verdicts(stem: str, found: Sequence[Results]) -> None:
+    """Show the verdicts on an experiment's claims, with the numbers that they rest on."""
+    show_table(claims.table(_verdicts(stem, found), details=True))
+
+
+def _verdicts(stem: str, found: Sequence[Results]) -> list[Verdict]:
+    measures = EXPERIMENTS[stem].measures
+    return claims.judge_experiment(stem, {r.scale.name: measures(r) for r in found})
+
+
+def show_provenance(stem: str, found: Sequence[Results]) -> None:
+    """Show, folded, where the records of an experiment come from."""
+    if table := card.provenance(stem, found):
+        _show(card.folded("Where this comes from", table), table.markdown())
+
+
+def show_faults(rows: Mapping[str, Sequence[int]]) -> None:
+    """Show what became of injected faults, as a card and a table.
 
     Args:
         rows: By kind, how many there were, were named, changed nothing, and went wrong.
     """
+    total, wrong = (sum(row[column] for row in rows.values()) for column in (0, -1))
+    question = "What is lost when files are damaged and processes are killed?"
+    show_card(question, [f"Of {total} faults, {wrong} lost a record or changed one in silence."])
     columns = ["kind", "faults", "named in one line", "changed nothing", "lost or silently wrong"]
     cells = [[kind, *map(str, row)] for kind, row in rows.items()]
-    return Table("What became of the faults.", columns, cells)
+    show_table(Table("What became of the faults.", columns, cells))
+
+
+def lost_table(rows: Mapping[str, Sequence[int]]) -> Table:
+    """Return how many of the faults went wrong, which is the same on every machine."""
+    cells = [[kind, str(row[0]), str(row[-1])] for kind, row in rows.items()]
+    return Table("What was lost.", ["kind", "faults", "lost or silently wrong"], cells)

@@ -30,6 +30,20 @@ class Measure:
     last: int
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """A number with its 95 % confidence interval, whose ends are NaN where there is none."""
+
+    value: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        if math.isnan(self.low):
+            return f"{self.value:.3f}"
+        return f"{self.value:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+
 Measures = dict[str, Measure]
 
 

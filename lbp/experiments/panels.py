@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lbp.experiments.paper import PaperCurve
-from lbp.experiments.results import Results
+from lbp.experiments.results import Results, with_records
 from lbp.experiments.style import COLOURS, LABELS
 from lbp.lab.record import Record
 
@@ -55,29 +56,39 @@ def rule_line(results: Results, name: tuple[str, str], paper: Mapping[str, Paper
     )
 
 
-def draw_panels(rows: Sequence[Sequence[Panel]], *, legend_below: bool = False) -> Figure:
+def to_draw(found: Sequence[Results]) -> Sequence[Results]:
+    """Return the scales with records; without any the first, for the paper's curves alone."""
+    return with_records(found) or found[:1]
+
+
+def draw_panels(
+    rows: Sequence[Sequence[Panel]], legend: Literal["inside", "below", "none"] = "inside"
+) -> Figure:
     """Draw panels of test accuracy over epochs in rows.
 
     Args:
         rows: The panels.
-        legend_below: Whether all panels share one legend, below them.
+        legend: Whether each panel has its legend, all share one below them, or there is none.
     """
     columns = len(rows[0])
     width, height = (5.4, 4.4) if columns < 3 else (3.6, 3.8)  # a page is no wider
+    below = legend == "below"
     figure, grid = plt.subplots(
         len(rows),
         columns,
-        figsize=(width * columns + 0.6, height * len(rows) + 0.9 * legend_below),
+        figsize=(width * columns + 0.6, height * len(rows) + 0.9 * below),
         sharey=True,
         squeeze=False,
     )
     for row, axes_row in zip(rows, grid, strict=True):
         for panel, axes in zip(row, axes_row, strict=True):
             _draw_panel(axes, panel)
-            if not legend_below and axes.get_legend_handles_labels()[0]:
-                axes.legend(loc="lower right", bbox_to_anchor=(1, 0.1), fontsize=9)
+            if legend == "inside" and axes.get_legend_handles_labels()[0]:
+                axes.legend(loc="lower right", bbox_to_anchor=(1, 0.07), fontsize=9)
         axes_row[0].set_ylabel("test accuracy (%)")
-    if legend_below:
+    low, high = _range(grid)
+    grid.flat[0].set_ylim(low, high)  # of all, which share the axis
+    if below:
         entries: dict[str, Any] = {}
         for axes in grid.flat:
             handles, labels = axes.get_legend_handles_labels()
@@ -123,7 +134,16 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     axes.set_title(panel.title)
     axes.set_xlabel("epoch")
     axes.set_xlim(0, last * 1.02)
-    axes.set_ylim(0, 100)
+
+
+def _range(grid: np.ndarray) -> tuple[float, float]:
+    """Return the range of accuracies that are drawn, to the next ten percent on either side."""
+    lines = [np.asarray(line.get_ydata(), float) for axes in grid.flat for line in axes.lines]
+    drawn = np.concatenate([*lines, [np.nan]])
+    if np.isnan(drawn).all():
+        return 0, 100
+    low, high = np.nanmin(drawn), np.nanmax(drawn)
+    return max(0, 10 * np.floor((low - 2) / 10)), min(100, 10 * np.ceil((high + 2) / 10))
 
 
 def _draw_paper(axes: Axes, curve: PaperCurve, colour: Any, label: str, until: float) -> None:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lbp.experiments.grid import EPOCHS, RULES, SEEDS
 from lbp.experiments.numbers import Measure, Measures, accuracies, common_epochs, number, ratio
-from lbp.experiments.results import Results
+from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import COLOURS, LABELS
 from lbp.experiments.table import Table
@@ -20,6 +20,7 @@ from lbp.lab.run import Goal
 
 TITLE = "Does the fast arithmetic change the curves?"
 PLACE = "a control that the paper does not run"
+QUESTION = "Does training in bfloat16 change the curves?"
 
 PRECISIONS = get_args(get_type_hints(RunConfig)["precision"])
 PAIR = (1e-4, 1e-1)  # the learning rate and weight decay of Figure 4's best curve
@@ -76,12 +77,15 @@ def measures(results: Results) -> Measures:
     }
 
 
-def draw(found: Sequence[Results]) -> Figure:
-    """Draw the runs of both precisions, a panel for each scale."""
+def draw(found: Sequence[Results]) -> Figure | None:
+    """Draw the runs of both precisions, a panel for each scale with records; None without any."""
+    shown = with_records(found)
+    if not shown:
+        return None
     figure, panels = plt.subplots(
-        1, len(found), figsize=(5.4 * len(found) + 0.6, 4.4), sharey=True, squeeze=False
+        1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.4), sharey=True, squeeze=False
     )
-    for axes, results in zip(panels[0], found, strict=True):
+    for axes, results in zip(panels[0], shown, strict=True):
         for rule in RULES:
             for precision in PRECISIONS:
                 line = ":" if precision == "bf16" else "-"
@@ -94,7 +98,6 @@ def draw(found: Sequence[Results]) -> Figure:
         axes.set_title(f"VGG19 with tanh\n({results.scale.title})")
         axes.set_xlabel("epoch")
         axes.set_xlim(left=0)
-        axes.set_ylim(0, 100)
         axes.legend(loc="upper left", fontsize=9)
     panels[0][0].set_ylabel("test accuracy (%)")
     return figure

@@ -1,6 +1,6 @@
 """The training recipe behind the paper's figures, which the paper leaves open."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -15,12 +15,13 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
-from lbp.lab.config import RunConfig
+from lbp.lab.config import RunConfig, short
 from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 TITLE = "The recipe behind the figures"
 PLACE = "section 1.2: what the paper leaves open"
+QUESTION = "Which training recipe is behind the paper's figures?"
 
 # The recipes that the paper's silence allows, as changes of the plain one.
 RECIPES: dict[str, dict[str, Any]] = {
@@ -148,12 +149,12 @@ def table(results: Results) -> Table:
             rows.append([f"{name}{', seed 1' if seed else ''}", away, *cells])
     return Table(
         f"Test accuracy in percent after one epoch {results.scale.where}, weight decay "
-        f"{WEIGHT_DECAY:g}, and the mean distance to the paper's curves at the learning rate "
-        f"{LEARNING_RATES[0]:g}, in points.",
+        f"{short(WEIGHT_DECAY)}, and the mean distance to the paper's curves at the learning rate "
+        f"{short(LEARNING_RATES[0])}, in points.",
         [
             "recipe",
             "distance (points)",
-            *(f"{LABELS[rule]}, learning rate {lr:g}" for lr, rule in keys),
+            *(f"{LABELS[rule]}, learning rate {short(lr)}" for lr, rule in keys),
         ],
         rows,
     )
@@ -168,9 +169,11 @@ def _papers(lr: float, rule: str) -> str:
     return f"{curve.mid[0]:.1f} ({curve.low[0]:.1f} to {curve.high[0]:.1f})"
 
 
-def draw(results: Results) -> Figure:
-    """Draw each recipe's distances to the paper's curves, the nearest one on top."""
+def draw(results: Results) -> Figure | None:
+    """Draw each recipe's distances to the paper's curves, the nearest on top; None without runs."""
     ranked = distances(results)
+    if not ranked:
+        return None
     figure, axes = plt.subplots(figsize=(9.5, 0.55 * len(ranked) + 1.8))
     for place, of_recipe in enumerate(ranked.values()):
         for config, points in of_recipe.items():
@@ -186,17 +189,14 @@ def draw(results: Results) -> Figure:
     for rule in RULES:
         for lr, fill in zip(LEARNING_RATES, ("full", "none"), strict=True):
             style = {"color": COLOURS[rule], "fillstyle": fill, "markersize": 8}
-            axes.plot([], [], MARKERS[rule], label=f"{LABELS[rule]}, rate {lr:g}", **style)
-    label = f"mean at {LEARNING_RATES[0]:g}, seed 0"
+            axes.plot([], [], MARKERS[rule], label=f"{LABELS[rule]}, rate {short(lr)}", **style)
+    label = f"mean at {short(LEARNING_RATES[0])}, seed 0"
     axes.plot([], [], "|", color="black", markersize=14, markeredgewidth=2.5, label=label)
     axes.set_yticks(range(len(ranked)), list(ranked))
     axes.invert_yaxis()
     axes.set_xlim(left=0)
     axes.set_xlabel("distance to the paper's curve (points of test accuracy)")
     axes.set_title(f"How far each recipe is from Figure 4 ({results.scale.title})")
-    if not ranked:
-        place_ = axes.transAxes
-        axes.text(0.5, 0.5, "not yet run", ha="center", va="center", transform=place_)
     figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
@@ -214,23 +214,22 @@ def draw_curves(results: Results, name: str = PLAIN) -> Figure:
             )
             for rule in RULES
         ]
-        panels.append(Panel(f"{name}, rate {lr:g}\n({results.scale.title})", lines, EPOCHS))
-    return draw_panels([panels], legend_below=True)
+        panels.append(Panel(f"{name}, rate {short(lr)}\n({results.scale.title})", lines, EPOCHS))
+    return draw_panels([panels], "below")
 
 
-def answer(found: Sequence[Results]) -> str:
-    """Say which recipe is nearest at the first scale that tells, and what a seed is worth."""
-    for results in found:
-        ranked = distances(results)
-        if len(ranked) < 2:
-            continue
-        nearest, mean = next(iter(ranked)), mean_distance(next(iter(ranked.values())))
-        measured = measures(results)
-        text = (
-            f"Of the {len(ranked)} recipes that were run {results.scale.where}, the nearest to the "
-            f'paper\'s curves is "{nearest}", {mean:.1f} points away on average.'
-        )
-        if seed := measured.get("seed_difference"):
-            text += f" Two seeds of one recipe differ by up to {seed.value:.1f} points."
-        return text
-    return "Not decided: the recipes have not yet been run."
+def answer(results: Results) -> str:
+    """Say which recipe is nearest, and what a seed is worth."""
+    if not results.goals:
+        return ""  # the recipes are told apart at full scale alone
+    ranked = distances(results)
+    if len(ranked) < 2:
+        return f"Not decided: fewer than two recipes have been run {results.scale.where}."
+    nearest, mean = next(iter(ranked)), mean_distance(next(iter(ranked.values())))
+    text = (
+        f"Of the {len(ranked)} recipes that were run {results.scale.where}, the nearest to the "
+        f'paper\'s curves is "{nearest}", {mean:.1f} points away on average.'
+    )
+    if seed := measures(results).get("seed_difference"):
+        text += f" Two seeds of one recipe differ by up to {seed.value:.1f} points."
+    return text

@@ -11,6 +11,11 @@ from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 
+def with_records(found: Sequence["Results"]) -> list["Results"]:
+    """Return the results of the scales at which something is recorded."""
+    return [results for results in found if results.records]
+
+
 @dataclass(frozen=True)
 class Results:
     """An experiment's runs at one scale, and their records so far.

@@ -20,12 +20,13 @@ from lbp.literature import PUBLISHED
 
 TITLE = "The rule atlas"
 PLACE = "beyond the paper"
+QUESTION = "Which backward rules does the library have, and what does each pass to the layer below?"
 
 SHOWN = {"tanh": "tanh", "relu": "ReLU", "sigmoid": "sigmoid", "gelu": "GELU", "silu": "SiLU"}
 # Okabe and Ito's palette, and a line style for those who do not see the colours.
 LOOKS = {
     "tanh": ("#D55E00", "-"),
-    "relu": ("#0072B2", "--"),
+    "relu": ("#0072B2", (0, (3, 1, 1, 1, 1, 1))),
     "sigmoid": ("#009E73", "-."),
     "gelu": ("#CC79A7", ":"),
     "silu": ("#000000", (0, (5, 1, 1, 1))),
@@ -136,6 +137,18 @@ def draw() -> Figure:
     grid.flat[0].plot([], [], color="#555555", label="any of them")
     figure.legend(loc="outside lower center", ncols=6, fontsize=9)
     return figure
+
+
+def answer() -> str:
+    """Say how many rules there are, how large their factors become and what they keep."""
+    found = {rule: list(curves(rule).values()) for rule in PUBLISHED}
+    above = [rule for rule, of_rule in found.items() if max(c.largest for c in of_rule) > 1.001]
+    free = [rule for rule in PUBLISHED if not any(bits(rule, name) for name in SHOWN)]
+    return (
+        f"There are {len(PUBLISHED)} by name. {len(above)} of them pass more than they receive "
+        f"somewhere between {-REACH:g} and {REACH:g}, and {len(free)} keep nothing for the "
+        f"backward pass: {', '.join(f'`{rule}`' for rule in free)}."
+    )
 
 
 def sources_table() -> Table:

@@ -10,11 +10,13 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
+from lbp.lab.config import short
 from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 TITLE = "The best pair, chosen twice"
 PLACE = "section 1.2: the best learning rate and weight decay"
+QUESTION = "What does it add to choose the learning rate and the weight decay on the test set?"
 
 NAMES = [(activation, rule) for activation in ("tanh", "relu") for rule in RULES]
 
@@ -123,7 +125,7 @@ def table(found: Sequence[Results]) -> Table:
 
 def pair(record: Record) -> str:
     """Return a run's learning rate and weight decay, as tables show them."""
-    return f"{record.config.lr:g}, {record.config.l2:g}"
+    return f"{short(record.config.lr)}, {short(record.config.l2)}"
 
 
 def answer(results: Results) -> str:

@@ -5,7 +5,7 @@ from matplotlib.colors import to_rgb
 # Okabe and Ito's palette, whose colours colour-blind readers can tell apart.
 COLOURS = {"bp": "#D55E00", "linear": "#0072B2", "as-printed": "#009E73"}
 LABELS = {"bp": "Backprop", "linear": "Linear Backprop", "as-printed": "as printed"}
-LINES = {"bp": "-", "linear": "--", "as-printed": "-."}  # for those who do not see the colours
+# For those who do not see the colours. Dashed is the paper, in every figure, and solid this book.
 MARKERS = {"bp": "o", "linear": "^", "as-printed": "s"}
 
 

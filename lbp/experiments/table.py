@@ -1,21 +1,94 @@
-"""A table, as plain data, and its Markdown."""
+"""A table, as plain data, its Markdown and its HTML."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
+from html import escape
+
+from markdown_it import MarkdownIt
+
+_LONG = 32  # characters of a cell from which on a narrow screen shows its row as a list
+_INLINE = MarkdownIt()
+
+
+@dataclass(frozen=True)
+class Badge:
+    """A cell with a verdict: the word decides how it looks, the text says what holds where."""
+
+    word: str
+    text: str
+
+
+Cell = str | Badge  # a text is inline Markdown
+
+# A verdict is told apart by its sign and its text, not by its colour alone.
+_SIGNS = {"reproduced": "✓", "not reproduced": "✗", "cannot be told": "?", "not yet run": "…"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """Cells as text, row by row; the first cell of a row names it."""
+    """Cells row by row; the first cell of a row names it."""
 
     caption: str
-    columns: list[str]
-    rows: list[list[str]]
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether there is nothing in it but the names of its rows."""
+        return all(cell in ("-", "0") for row in self.rows for cell in row[1:])
 
     def markdown(self) -> str:
         """Return the table in Markdown, without its caption."""
         lines = [self.columns, ["---"] * len(self.columns), *self.rows]
-        return "\n".join("| " + " | ".join(_escaped(c) for c in cells) + " |" for cells in lines)
+        return "\n".join("| " + " | ".join(_markdown(c) for c in cells) + " |" for cells in lines)
+
+    def html(self) -> str:
+        """Return the table in HTML, with caption and headers of columns and rows.
+
+        On a narrow screen a table of numbers scrolls sideways, and one with sentences shows each
+        row as a list. The roles say that it still is a table where the style sheet lays it out so.
+        """
+        texts = [c.text if isinstance(c, Badge) else c for row in self.rows for c in row[1:]]
+        kind = "as-list" if any(len(text) > _LONG for text in texts) else "scrolls"
+        focus = f' role="region" aria-label="{escape(_plain(self.caption))}" tabindex="0"'
+        head = "".join(
+            f'<th scope="col" role="columnheader">{inline(c)}</th>' for c in self.columns
+        )
+        return (
+            f'<div class="lbp-table {kind}"{focus if kind == "scrolls" else ""}>'
+            f'<table role="table"><caption>{inline(self.caption)}</caption>'
+            f'<thead role="rowgroup"><tr role="row">{head}</tr></thead>'
+            f'<tbody role="rowgroup">{"".join(map(self._row, self.rows))}</tbody></table></div>'
+        )
+
+    def _row(self, cells: Sequence[Cell]) -> str:
+        first, *others = cells
+        shown = [f'<th scope="row" role="rowheader">{html(first)}</th>']
+        for column, cell in zip(self.columns[1:], others, strict=True):
+            label = escape(_plain(column))
+            shown.append(f'<td role="cell" data-label="{label}">{html(cell)}</td>')
+        return f'<tr role="row">{"".join(shown)}</tr>'
 
 
-def _escaped(cell: str) -> str:
-    return cell.replace("|", "\\|")
+def html(cell: Cell) -> str:
+    """Return a cell in HTML."""
+    if isinstance(cell, str):
+        return inline(cell)
+    name = cell.word.replace(" ", "-")
+    sign = f'<span aria-hidden="true">{_SIGNS[cell.word]}</span>'
+    return f'<span class="verdict {name}">{sign} {escape(cell.text)}</span>'
+
+
+def inline(text: str) -> str:
+    """Return a line of Markdown in HTML, in which no number such as 1e-3 is broken in two."""
+    return re.sub(r"(\de)-(\d)", "\\1\N{NON-BREAKING HYPHEN}\\2", _INLINE.renderInline(text))
+
+
+def _markdown(cell: Cell) -> str:
+    text = cell if isinstance(cell, str) else f"**{cell.text}**"
+    return text.replace("|", "\\|")
+
+
+def _plain(text: str) -> str:
+    return text.replace("`", "").replace("**", "")

@@ -31,11 +31,13 @@ from lbp.experiments.scales import NARROW, Scale
 from lbp.experiments.selection import Choice, choose, pair
 from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
+from lbp.lab.config import short
 from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 TITLE = "A binarized ResNet"
 PLACE = "section 1.2: the binarized ResNet"
+QUESTION = "Does a binarized ResNet reach a lower error with Linear Backprop?"
 
 MODEL = "binarized_resnet"
 # The paper's "best Precision@5 validation error" in percent, by rule.
@@ -47,7 +49,8 @@ NOTES = {
     NARROW.name: (
         "Narrow network: every layer of the binarized ResNet has a quarter of the paper's "
         f"channels, every layer of VGG19 an eighth, a run has {EARLY} epochs, and the only weight "
-        f"decay is {WEIGHT_DECAY:g}. Nothing else is changed: all of CIFAR-10, in batches of 128."
+        f"decay is {short(WEIGHT_DECAY)}. Nothing else is changed: all of CIFAR-10, in batches of "
+        "128."
     )
 }
 
@@ -247,22 +250,23 @@ def races_table(found: Sequence[Results]) -> Table:
     )
 
 
-def draw(found: Sequence[Results]) -> Figure:
-    """Draw the learning curves, a row for each scale and a panel for each learning rate."""
-    return draw_panels(
-        [[_panel(results, lr) for lr in _rates(results)] for results in found], legend_below=True
-    )
+def draw(found: Sequence[Results]) -> Figure | None:
+    """Draw the learning curves, a row for each scale and a panel for each learning rate.
 
-
-def _rates(results: Results) -> list[float]:
-    return sorted({g.config.lr for g in results.goals if g.config.model == MODEL}, reverse=True)
+    Scales and learning rates without a record are left out; None if there is no record.
+    """
+    shown = [results for results in found if results.of(model=MODEL)]
+    rates = sorted({r.config.lr for results in shown for r in results.of(model=MODEL)})[::-1]
+    if not rates:
+        return None
+    return draw_panels([[_panel(results, lr) for lr in rates] for results in shown], "below")
 
 
 def _panel(results: Results, lr: float) -> Panel:
     mine = [goal for goal in results.goals if goal.config.model == MODEL]
     lines = [
         Line(
-            f"{LABELS[rule]}, weight decay {l2:g}",
+            f"{LABELS[rule]}, weight decay {short(l2)}",
             shade(COLOURS[rule], place / len(WEIGHT_DECAYS)),
             records,
         )
@@ -271,7 +275,7 @@ def _panel(results: Results, lr: float) -> Panel:
         # Of twelve lines only those that are there, and the pair that is trained first.
         if (records := results.of(model=MODEL, lr=lr, l2=l2, rule=rule)) or l2 == WEIGHT_DECAY
     ]
-    title = f"binarized ResNet, learning rate {lr:g}\n({results.scale.title})"
+    title = f"binarized ResNet, learning rate {short(lr)}\n({results.scale.title})"
     return Panel(title, lines, mine[0].epochs)
 
 

@@ -1,6 +1,7 @@
 """How far the narrow network can be trusted: the runs of Figure 2 at several widths."""
 
 from collections.abc import Sequence
+from fractions import Fraction
 
 from matplotlib.figure import Figure
 
@@ -14,7 +15,7 @@ from lbp.experiments.numbers import (
     mean_accuracy,
     number,
 )
-from lbp.experiments.panels import Line, Panel, draw_panels
+from lbp.experiments.panels import Line, Panel, draw_panels, to_draw
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import COLOURS, LABELS, shade
@@ -23,6 +24,7 @@ from lbp.lab.run import Goal
 
 TITLE = "How far the narrow network can be trusted"
 PLACE = "a control of this book's own"
+QUESTION = "How far can the narrow network stand in for the paper's?"
 
 EPOCHS = 20
 WIDTHS = {"paper": (1 / 2, 1.0), "narrow": (1 / 8, 1 / 4), "smoke": (1 / 64, 1 / 32)}
@@ -61,10 +63,10 @@ def draw(found: Sequence[Results]) -> Figure:
     """Draw the runs at each scale, a panel for each, darker for the larger width."""
     curves = paper.curves(2)
     panels = []
-    for results in found:
+    for results in to_draw(found):
         lines = [
             Line(
-                f"{LABELS[rule]}, width {width:g}",
+                f"{LABELS[rule]}, width {Fraction(width)}",
                 shade(COLOURS[rule], place / 2),
                 results.of(width=width, rule=rule),
                 curves[f"tanh, {rule}"] if place == 2 else None,
@@ -73,7 +75,7 @@ def draw(found: Sequence[Results]) -> Figure:
             for rule in RULES
         ]
         panels.append(Panel(f"VGG19 with tanh\n({results.scale.title})", lines, EPOCHS))
-    return draw_panels([panels], legend_below=True)
+    return draw_panels([panels], "below")
 
 
 def table(found: Sequence[Results]) -> Table:
@@ -86,7 +88,7 @@ def table(found: Sequence[Results]) -> Table:
                 record = next(iter(results.of(width=width, rule=rule)), None)
                 mean = mean_accuracy(record, 1, epochs) if record else None
                 away = long_distance(record) if record else None
-                label = f"{LABELS[rule]}, width {width:g}"
+                label = f"{LABELS[rule]}, width {Fraction(width)}"
                 rows.append([label, str(epochs), number(mean), number(away)])
     return Table(
         "Test accuracy in percent, mean over the epochs, and the mean distance to the paper's "
@@ -103,6 +105,6 @@ def answer(results: Results) -> str:
         return f"Not yet run {results.scale.where}."
     small, large = WIDTHS[results.scale.name]
     return (
-        f"From width {small:g} to width {large:g}, Backprop's mean lead over the first "
-        f"{change.last} epochs changes by {change.value:+.1f} points."
+        f"From width {Fraction(small)} to width {Fraction(large)}, Backprop's mean lead over the "
+        f"first {change.last} epochs changes by {change.value:+.1f} points."
     )

@@ -1,0 +1,94 @@
+"""What stands at the top of a page, and under its figures: the answer, and where it comes from."""
+
+from collections.abc import Sequence
+from html import escape
+
+import yaml
+
+from lbp.experiments.claims import Verdict
+from lbp.experiments.results import Results
+from lbp.experiments.table import Badge, Table, html, inline
+from lbp.lab import paths
+from lbp.lab.record import Record
+
+
+def card(question: str, answers: Sequence[str], verdicts: Sequence[Verdict], notes: str) -> str:
+    """Return the result card of a page, in HTML.
+
+    Args:
+        question: What the page asks.
+        answers: What was found, a paragraph each, in inline Markdown.
+        verdicts: Those on the claims that the page tests.
+        notes: At which scale this holds.
+    """
+    parts = [f'<p class="question">{inline(question)}</p>']
+    parts += [f"<p>{inline(answer)}</p>" for answer in answers if answer]
+    if verdicts:
+        items = (
+            f"<li>{html(badge(verdict))} {inline(verdict.claim.statement)}</li>"
+            for verdict in verdicts
+        )
+        parts.append(f"<ul>{''.join(items)}</ul>")
+    if notes:
+        parts.append(f'<p class="notes">{inline(notes)}</p>')
+    return f'<div class="result-card">{"".join(parts)}</div>'
+
+
+def badge(verdict: Verdict) -> Badge:
+    """Return a verdict as a cell of a table."""
+    return Badge(verdict.word, verdict.text)
+
+
+def provenance(stem: str, found: Sequence[Results]) -> Table | None:
+    """Return where an experiment's records come from, a row for each scale; None without records.
+
+    Commits and folders are links where `_config.yml` names the repository.
+
+    Args:
+        stem: The experiment.
+        found: Its results.
+    """
+    rows = [
+        [results.scale.title, *_origins(stem, records)]
+        for results in found
+        if (records := list(results.records.values()))
+    ]
+    columns = ["scale", "records", "seeds", "trained", "device", "versions", "code"]
+    return Table("Where the figure's records come from.", columns, rows) if rows else None
+
+
+def _origins(stem: str, records: Sequence[Record]) -> list[str]:
+    origins = [stretch.origin for record in records for stretch in record.stretches]
+    seeds = sorted({record.config.seed for record in records})
+    days = sorted({origin.finished[:10] for origin in origins})
+    hours = sum(record.seconds for record in records) / 3600
+    commits = {origin.commit: origin.finished for origin in origins if origin.commit}
+    code = [
+        _link(commit[:7], f"blob/{commit}/lbp/experiments/{stem}.py")
+        for commit in sorted(commits, key=lambda commit: commits[commit], reverse=True)
+    ]
+    return [
+        _link(str(len(records)), "tree/main/data/results"),
+        ", ".join(map(str, seeds)),
+        f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, {hours:.1f} h",
+        "; ".join(sorted({origin.device for origin in origins})),
+        "; ".join(sorted({f"PyTorch {o.torch}, Python {o.python}" for o in origins})),
+        ", ".join(code) or "not from a checkout",
+    ]
+
+
+def _link(text: str, place: str) -> str:
+    url = repository()
+    return f"[{text}]({url}/{place})" if url else text
+
+
+def repository() -> str:
+    """Return the address of the book's repository, "" if `_config.yml` names none."""
+    config = paths.project() / "_config.yml"
+    settings = yaml.safe_load(config.read_text()) if config.is_file() else {}
+    return str(settings.get("repository", {}).get("url") or "").rstrip("/")
+
+
+def folded(summary: str, table: Table) -> str:
+    """Return a table that a reader unfolds, in HTML."""
+    return f"<details><summary>{escape(summary)}</summary>{table.html()}</details>"

@@ -40,6 +40,7 @@ notebooks: $(READY)
 
 lock: $(READY)
 	$(BIN)/uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --generate-hashes --no-header --quiet --output-file requirements.lock
+	$(BIN)/python book/environment.py
 
 clean:
 	rm -rf _build .venv .mypy_cache .ruff_cache .pytest_cache

@@ -187,6 +187,9 @@ def main() -> None:
         fail(explain(output))
     if found := problems(HTML):
         fail("\n".join(found))
+    # The download button gives the notebooks as they ran for these pages, not as committed.
+    for path in (BUILD / "jupyter_execute").rglob("*.ipynb"):
+        shutil.copy2(path, HTML / "_sources" / path.parent.name)
     after = state()
     if (before["outputs"], before["pages"]) != (after["outputs"], after["pages"]):
         MARKER.unlink()

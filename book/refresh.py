@@ -18,6 +18,7 @@ from nbclient import NotebookClient
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS = ROOT / "notebooks"
 README = ROOT / "README.md"
+RERUN = ROOT / "book" / "rerun.md"
 FIGURE = ROOT / "book" / "images" / "fig1.png"  # the README's figure ...
 SOURCE = ("fig1_synthetic.ipynb", "fig1")  # ... and its notebook and name there
 
@@ -62,10 +63,10 @@ def figure(path: Path, name: str) -> tuple[bytes, str]:
 
 
 def fill(text: str, name: str, content: str) -> str:
-    """Replace what stands between the README's two comments of that name."""
+    """Replace what stands between a page's two comments of that name."""
     begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
     if text.count(begin) != 1 or text.count(end) != 1:
-        raise SystemExit(f"README.md needs one {begin!r} and one {end!r}")
+        raise SystemExit(f"a page needs one {begin!r} and one {end!r}")
     pattern = re.escape(begin) + ".*" + re.escape(end)
     return re.sub(pattern, lambda _: f"{begin}\n{content}\n{end}", text, flags=re.DOTALL)
 
@@ -80,8 +81,17 @@ def refreshed(text: str, alt: str) -> str:
     return fill(text, "claims", claims.table(claims.verdicts()).markdown())
 
 
+def with_times(text: str) -> str:
+    """Return the text of the page "Run it yourself" with the times on a free GPU."""
+    sys.path.insert(0, str(ROOT))
+    from lbp.experiments import free_gpu
+
+    table = free_gpu.table()
+    return fill(text, "gpu", f"\n{table.markdown()}\n\n*{table.caption}*\n")
+
+
 def main() -> None:
-    """Run every notebook, then rewrite the README's figure and tables."""
+    """Run every notebook, then rewrite the README's figure and tables, and the times on a GPU."""
     os.environ["PYTHONPATH"] = str(ROOT)
     for path in sorted(NOTEBOOKS.glob("*.ipynb")):
         start = time.time()
@@ -93,7 +103,8 @@ def main() -> None:
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_bytes(png)
     README.write_text(refreshed(README.read_text(), alt))
-    print(f"Refreshed {FIGURE.relative_to(ROOT)} and README.md")
+    RERUN.write_text(with_times(RERUN.read_text()))
+    print(f"Refreshed {FIGURE.relative_to(ROOT)}, README.md and book/rerun.md")
 
 
 if __name__ == "__main__":

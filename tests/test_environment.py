@@ -1,5 +1,6 @@
 """The lock file is complete, and environment.yml says the same."""
 
+import importlib
 import re
 import tomllib
 from pathlib import Path
@@ -93,3 +94,9 @@ def test_conda_file_names_no_host():
     text = (ROOT / "environment.yml").read_text()
     assert "://" not in text
     assert "index" not in text
+
+
+def test_the_lock_command_writes_the_conda_file(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "book")
+    environment = importlib.import_module("environment")
+    assert environment.text() == (ROOT / "environment.yml").read_text()

@@ -64,7 +64,7 @@ def lbp(capsys, *arguments: object) -> tuple[int, str, str]:
 def test_archives_of_two_devices_pass_and_appear_with_their_distance(store, tmp_path, capsys):
     numbers = {"ada-m2": [61.0, 52.0, 45.0], "bo-h100": [60.5, 50.0, 44.0, 43.0]}
     for name, errors in numbers.items():
-        archive.pack([rerun(errors, device=f"{name}'s")], tmp_path / f"{name}.zip")
+        archive.pack([rerun(errors, device=f"device of {name}")], tmp_path / f"{name}.zip")
         done = lbp(capsys, "results", "rerun", tmp_path / f"{name}.zip", name)
         assert done == (0, f"1 added, 0 known already, to {paths.reruns() / name}\n", "")
     status, out, _ = lbp(capsys, "results", "check")
@@ -73,8 +73,8 @@ def test_archives_of_two_devices_pass_and_appear_with_their_distance(store, tmp_
     assert out.endswith("Reruns by readers: 2 (agrees: 2).\n")
     found = reruns.table(reruns.of_readers())
     by_hand = [
-        ["ada-m2", "ada-m2's", "3", "55.0", "55.0", "1.0", "6.0", "agrees"],
-        ["bo-h100", "bo-h100's", "4", "56.0", "55.0", "1.0", "6.0", "agrees"],
+        ["ada-m2", "device of ada-m2", "3", "55.0", "55.0", "1.0", "6.0", "agrees"],
+        ["bo-h100", "device of bo-h100", "4", "56.0", "55.0", "1.0", "6.0", "agrees"],
     ]
     assert [[*row[:2], *row[3:]] for row in found.rows] == by_hand
     assert {row[2] for row in found.rows} == {str(CONFIG)}
@@ -169,6 +169,10 @@ def edited(record: Record, **columns: list[float]) -> Record:
     return replace(record, epochs=rows)
 
 
+def with_device(name: str) -> Path:
+    return put(rerun(device=name))
+
+
 def seal_broken() -> Path:
     path = put(rerun())
     path.write_text(path.read_text().replace("45.0", "35.0"))
@@ -241,6 +245,10 @@ def not_text() -> Path:
         (lambda: put(toys.record(CONFIG, ERRORS)), "copy: it is this book's own record"),
         (lambda: put(rerun(), name="README.md"), "README.md: refused: it is not a record's file"),
         (lambda: put(rerun(), name="\x1b[2J.json"), r"\x1b[2J.json: refused: it holds the run"),
+        (lambda: with_device("<script>alert(1)</script>"), "is not the name of one: up to 100"),
+        (lambda: with_device("[here](javascript:x)"), "is not the name of one: up to 100"),
+        (lambda: put(rerun(), reader="<b>"), "refused: it does not lie in data/reruns/NAME"),
+        (lambda: put(rerun(), reader="."), "refused: it does not lie in data/reruns/NAME"),
         (a_link, "refused: it is not a record's file"),
         (too_large, "refused: it is too large to be a record"),
         (not_text, "cannot be read: it is not text in UTF-8"),
@@ -256,6 +264,26 @@ def test_a_forged_record_has_a_line(store, forge, message, capsys):
     assert sum(message in line for line in lines) == 1, out
     assert sum("/bo/" in line and ": agrees: " in line for line in lines) == 1
     assert err == "lbp: 1 of 2 records do not stand, see the lines above\n"
+
+
+@pytest.mark.parametrize(
+    "device",
+    [
+        "AMD EPYC, 2 cores",
+        "Intel(R) Xeon(R) CPU @ 2.80GHz, 2 cores",
+        "NVIDIA H100 80GB HBM3",
+        "13th Gen Intel(R) Core(TM) i7-1360P, 16 cores",
+        "Intel64 Family 6 Model 158 Stepping 10, GenuineIntel, 8 cores",
+    ],
+)
+def test_names_of_real_devices_are_fine(store, device):
+    put(rerun(device=device))
+    assert [row[1] for row in reruns.table(reruns.of_readers()).rows] == [device]
+
+
+def test_what_is_refused_is_not_shown(store):
+    with_device("<b>")
+    assert reruns.table(reruns.of_readers()).rows == []
 
 
 def test_what_differs_is_shown_and_stays(store):

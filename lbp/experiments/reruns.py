@@ -1,12 +1,13 @@
 """Readers' reruns: whether their records stand, and how far they are from this book's."""
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from lbp.errors import LbpError
+from lbp.errors import LbpError, short
 from lbp.experiments import EXPERIMENTS
 from lbp.experiments.agreement import Agreement, compare
 from lbp.experiments.numbers import final_accuracy, number
@@ -20,6 +21,7 @@ from lbp.lab.reruns import Found
 from lbp.lab.store import Store
 
 NONE = "No reader has sent a rerun yet."
+_DEVICE = re.compile(r"[\w .,()@/+:-]{1,100}")
 State = Literal["agrees", "differs", "new", "copy", "stale", "refused"]
 
 
@@ -51,7 +53,9 @@ class Finding:
         return self.state in ("agrees", "new")
 
     def __str__(self) -> str:
-        return f"{self.place}: {self.state}: {self.reason}"
+        text = f"{self.place}: {self.state}: {self.reason}"
+        # A name from outside may hold escape codes, which must not reach the terminal.
+        return text if text.isprintable() else ascii(text)[1:-1]
 
 
 def check(path: Path, store: Store | None = None) -> list[Finding]:
@@ -72,7 +76,17 @@ def check(path: Path, store: Store | None = None) -> list[Finding]:
 
 def of_readers() -> list[Finding]:
     """Return the findings of all reruns in the project, reader by reader."""
-    return check(paths.reruns()) if paths.reruns().is_dir() else []
+    folder = paths.reruns()
+    return list(map(_placed, check(folder))) if folder.is_dir() else []
+
+
+def _placed(finding: Finding) -> Finding:
+    """Refuse what does not lie in a reader's folder, whose name the book shows."""
+    folder = Path(finding.place).parent
+    if folder.parent == paths.reruns() and reruns.is_name(folder.name):
+        return finding
+    reason = "it does not lie in data/reruns/NAME: choose lower-case letters, digits and hyphens"
+    return Finding(finding.place, "refused", reason)
 
 
 def _asked_for() -> set[RunConfig]:
@@ -96,7 +110,7 @@ def _finding(found: Found, book: Mapping[RunConfig, Record], known: Set[RunConfi
 
     if record.config not in known:
         return finding("refused", f"no experiment of this book has the run {record.config}")
-    if wrong := _not_whole(record):
+    if wrong := _odd_device(record) or _not_whole(record):
         return finding("refused", wrong)
     # A training of its own has begun at a time of its own.
     if here is not None and record.stretches[0].origin == here.stretches[0].origin:
@@ -123,6 +137,17 @@ def _seeds(config: RunConfig, records: Iterable[Record]) -> list[Record]:
 
 def _seedless(config: RunConfig) -> dict[str, object]:
     return {name: value for name, value in config.differing().items() if name != "seed"}
+
+
+def _odd_device(record: Record) -> str:
+    """Say which device has a name that could be more than text on a page; empty if none has."""
+    for stretch in record.stretches:
+        if not _DEVICE.fullmatch(stretch.origin.device):
+            return (
+                f"its device {short(stretch.origin.device)} is not the name of one: up to 100 "
+                "letters, digits, spaces and . , ( ) @ / + : - are allowed"
+            )
+    return ""
 
 
 def _not_whole(record: Record) -> str:
@@ -182,11 +207,11 @@ def take(path: Path, name: str, store: Store | None = None) -> Taken:
 
 
 def table(findings: Sequence[Finding]) -> Table:
-    """Return every rerun beside this book's record of the same run."""
+    """Return every rerun of a run of this book beside the book's record of the same run."""
     rows = []
     for finding in findings:
         record, book, agreement = finding.record, finding.book, finding.agreement
-        if record is None:
+        if record is None or finding.state in ("copy", "refused"):
             continue
         epochs = agreement.epochs if agreement else None
         rows.append(
@@ -207,7 +232,11 @@ def table(findings: Sequence[Finding]) -> Table:
         "have. Distance and tolerance in points."
     )
     columns = ["reader", "device", "run", "epochs", "final accuracy", "this book's", "distance"]
-    return Table(caption if rows else NONE, [*columns, "tolerance", "verdict"], rows)
+    return Table(
+        f"{answer(findings)} {caption}" if rows else NONE,
+        [*columns, "tolerance", "verdict"],
+        rows,
+    )
 
 
 def answer(findings: Sequence[Finding]) -> str:

@@ -22,13 +22,18 @@ class Found:
     fault: str = ""
 
 
+def is_name(text: str) -> bool:
+    """Whether a reader's folder may have this name."""
+    return bool(_NAME.fullmatch(text))
+
+
 def store_of(name: str) -> Store:
     """Return the store of a reader's reruns.
 
     Raises:
         LbpError: If the name is not of lower-case letters, digits and hyphens.
     """
-    if not _NAME.fullmatch(name):
+    if not is_name(name):
         raise LbpError(
             f"the name {short(name)} of a rerun is not allowed: choose up to 40 lower-case "
             "letters, digits and hyphens, such as ada-m2"
@@ -67,11 +72,10 @@ def _files_below(folder: Path) -> Iterator[Path]:
 
 
 def _found(path: Path) -> Found:
-    place = ascii(str(path))[1:-1]  # from outside: no escape code of it reaches the terminal
     try:
-        return Found(place, _read(path))
+        return Found(str(path), _read(path))
     except LbpError as error:
-        return Found(place, fault=str(error))
+        return Found(str(path), fault=str(error))
 
 
 def _read(path: Path) -> Record:

@@ -1,0 +1,177 @@
+"""The explorer of the sweep: one setting of Figure 4 at a time, on the page.
+
+The page holds a picture of the first view, a table of all curves and their numbers as JSON. Where
+scripts run, `book/_static/explorer.js` puts controls and a drawing in the place of the picture.
+Where they do not, as in print, the picture stays.
+"""
+
+import base64
+import html
+import io
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib.pyplot as plt
+from IPython.display import HTML, display
+from matplotlib.figure import Figure
+
+from lbp.experiments import paper
+from lbp.experiments.grid import RULES
+from lbp.experiments.numbers import number
+from lbp.experiments.panels import Line, Panel, draw_panels
+from lbp.experiments.results import Results
+from lbp.experiments.style import COLOURS, LABELS, MARKERS
+from lbp.experiments.table import Table
+
+FIRST = (1e-4, 1e-1)  # the learning rate and weight decay of Figure 4's best curve
+PAPERS_DECAYS = (1e-1, 1e-2)  # the weight decays whose curves the paper's figure tells apart
+FIRST_EPOCH = 20  # "early in learning"
+
+
+def sweep_data(found: Sequence[Results]) -> dict[str, Any]:
+    """Return everything that the explorer shows, for JSON; the runs in the order of the goals."""
+    goals = [goal for results in found for goal in results.goals]
+    return {
+        "scales": [{"name": r.scale.name, "title": r.scale.title} for r in found],
+        "rates": sorted({goal.config.lr for goal in goals}, reverse=True),
+        "decays": sorted({goal.config.l2 for goal in goals}, reverse=True),
+        "rules": [
+            {"name": rule, "label": LABELS[rule], "colour": COLOURS[rule], "mark": MARKERS[rule]}
+            for rule in RULES
+        ],
+        "runs": [run for results in found for run in _runs(results)],
+        "paper": [
+            _paper(lr, l2, rule)
+            for lr in paper.SHOWN_RATES
+            for l2 in sorted({goal.config.l2 for goal in goals}, reverse=True)
+            for rule in RULES
+        ],
+        "first": {
+            "scale": _first_scale(found).scale.name,
+            "lr": FIRST[0],
+            "l2": FIRST[1],
+            "epoch": FIRST_EPOCH,
+        },
+    }
+
+
+def _runs(results: Results) -> list[dict[str, Any]]:
+    runs = []
+    for goal in results.goals:
+        config, record = goal.config, results.records.get(goal.config)
+        shown = record.until(goal.epochs) if record else None
+        runs.append(
+            {
+                "scale": results.scale.name,
+                "lr": config.lr,
+                "l2": config.l2,
+                "rule": config.rule,
+                "goal": goal.epochs,
+                "state": results.state(goal),
+                "diverged": shown.diverged if shown else False,
+                "accuracy": [round(value, 2) for value in shown.test_accuracy] if shown else [],
+            }
+        )
+    return runs
+
+
+def _paper(lr: float, l2: float, rule: str) -> dict[str, Any]:
+    curve = paper.sweep_curve(lr, l2, rule)
+    points = {"epochs": curve.epochs, "low": curve.low, "mid": curve.mid, "high": curve.high}
+    return {"lr": lr, "l2": l2, "rule": rule, **points}
+
+
+def _first_scale(found: Sequence[Results]) -> Results:
+    """Return the first scale that has a run of the first view; else the first one."""
+    lr, l2 = FIRST
+    return next((results for results in found if results.of(lr=lr, l2=l2)), found[0])
+
+
+def draw(found: Sequence[Results]) -> Figure:
+    """Draw the first view."""
+    results, (lr, l2) = _first_scale(found), FIRST
+    lines = [
+        Line(
+            LABELS[rule],
+            COLOURS[rule],
+            results.of(lr=lr, l2=l2, rule=rule),
+            paper.sweep_curve(lr, l2, rule),
+        )
+        for rule in RULES
+    ]
+    title = f"learning rate {lr:g}, weight decay {l2:g}\n({results.scale.title})"
+    return draw_panels([[Panel(title, lines, max(goal.epochs for goal in results.goals))]])
+
+
+def table(data: dict[str, Any]) -> Table:
+    """Return every curve at the epochs at which the paper's were digitised."""
+    epochs = sorted({epoch for curve in data["paper"] for epoch in curve["epochs"]})
+    titles = {scale["name"]: scale["title"] for scale in data["scales"]}
+    rows = []
+    for curve in data["paper"]:
+        if curve["l2"] in PAPERS_DECAYS:
+            mid = dict(zip(curve["epochs"], curve["mid"], strict=True))
+            rows.append([_name(curve, "the paper"), *(number(mid.get(epoch)) for epoch in epochs)])
+    for run in data["runs"]:
+        if run["accuracy"]:
+            there = dict(enumerate(run["accuracy"], start=1))
+            name = f"{_name(run, titles[run['scale']])}: {run['state']}"
+            rows.append([name, *(number(there.get(epoch)) for epoch in epochs)])
+    missing = sum(not run["accuracy"] for run in data["runs"])
+    return Table(
+        "Test accuracy in percent after the epochs that head the columns. The paper's curves with "
+        f"weight decays below 0.01 lie on that with 0.01. {missing} of this book's "
+        f"{len(data['runs'])} runs are not yet run.",
+        ["curve", *(f"{epoch:g}" for epoch in epochs)],
+        rows,
+    )
+
+
+def _name(curve: dict[str, Any], where: str) -> str:
+    rate, decay = f"learning rate {curve['lr']:g}", f"weight decay {curve['l2']:g}"
+    return f"{LABELS[curve['rule']]}, {rate}, {decay} ({where})"
+
+
+def page(found: Sequence[Results]) -> str:
+    """Return the explorer's HTML."""
+    data, picture = sweep_data(found), io.BytesIO()
+    figure = draw(found)
+    figure.savefig(picture, dpi=100)
+    plt.close(figure)
+    source = base64.b64encode(picture.getvalue()).decode()
+    text = json.dumps(data, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
+    (lr, l2), where = FIRST, _first_scale(found).scale.where
+    alt = (
+        f"Test accuracy over epochs {where} at the learning rate {lr:g} and the weight decay "
+        f"{l2:g}: Backprop orange, Linear Backprop blue; solid lines are this book's runs, where "
+        "there are any, dashed lines with bands the paper's curves."
+    )
+    return (
+        '<div class="lbp-explorer">\n'
+        f'<img alt="{html.escape(alt)}" src="data:image/png;base64,{source}">\n'
+        f'<script type="application/json">{text}</script>\n'
+        f"<details>\n<summary>The curves as a table</summary>\n{_html(table(data))}</details>\n"
+        "</div>"
+    )
+
+
+def _html(found: Table) -> str:
+    head = "".join(f'<th scope="col">{html.escape(name)}</th>' for name in found.columns)
+    rows = [
+        f'<tr><th scope="row">{html.escape(name)}</th>'
+        + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells)
+        + "</tr>"
+        for name, *cells in found.rows
+    ]
+    return (
+        '<div class="lbp-explorer-table" role="region" aria-label="The curves" tabindex="0">\n'
+        f"<table>\n<caption>{html.escape(found.caption)}</caption>\n"
+        f"<thead><tr>{head}</tr></thead>\n<tbody>\n" + "\n".join(rows) + "\n</tbody>\n"
+        "</table>\n</div>\n"
+    )
+
+
+def show(found: Sequence[Results]) -> None:
+    """Show the explorer in a notebook."""
+    display(HTML(page(found)))  # type: ignore[no-untyped-call]

@@ -99,7 +99,7 @@ def test_the_table_by_hand():
     assert (at["1"], at["2"], at["5"]) == ("40.0", "41.0", "-")
     papers = rows["Linear Backprop, learning rate 0.0001, weight decay 0.1 (the paper)"]
     assert dict(zip(table.columns[1:], papers, strict=True))["1"] == "49.4"
-    assert "60 of this book's 72 runs are not yet run" in table.caption
+    assert "60 of this book's 72 runs have no numbers yet" in table.caption
 
 
 def test_the_smallest_sweep_is_shown():

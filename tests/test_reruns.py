@@ -299,6 +299,7 @@ def test_what_differs_is_shown_and_stays(store):
     ("records", "message"),
     [
         ([rerun(), rerun([61.0])], "two records of vgg19 tanh bp"),
+        ([rerun([60.0]), rerun([60.0, 50.0]), rerun([60.0, 51.0])], "two records of vgg19 tanh bp"),
         ([rerun(config=NEXT), rerun(fingerprint="0" * 16)], "stale: the fingerprint of its code"),
         ([rerun(config=NEXT), rerun(config=replace(CONFIG, lr=0.5))], "refused: no experiment"),
     ],

@@ -193,9 +193,9 @@ def take(path: Path, name: str, store: Store | None = None) -> Taken:
         if finding.state in ("stale", "refused"):
             raise LbpError(str(finding))
     records = [f.record for f in findings if f.record is not None and f.state != "copy"]
-    first: dict[RunConfig, Record] = {}
-    for record in (*folder, *records):
-        if not first.setdefault(record.config, record).begins_like(record):
+    longest: dict[RunConfig, Record] = {}
+    for record in sorted((*folder, *records), key=len, reverse=True):
+        if not longest.setdefault(record.config, record).begins_like(record):
             raise LbpError(
                 f"two records of {record.config} differ in the epochs that both have: "
                 f"{folder.folder} can hold only one of them, so choose another name"

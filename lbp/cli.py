@@ -95,12 +95,16 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--epochs", type=int, metavar="N", help="train no run further than this epoch")
     text = "runs at once (default: one for each GPU, or for each core)"
     sub.add_argument("--jobs", type=int, metavar="N", help=text)
+    text = "train into data/reruns/NAME, beside the records of the book"
+    sub.add_argument("--rerun", metavar="NAME", help=text)
     _add_training(sub)
     sub = command("status", _status, "List the experiments and how far their runs are.")
     sub.add_argument("experiment", nargs="?", help="list each of its runs")
-    text = "Move recorded runs between machines."
+    text = "Move recorded runs between machines, and check readers' reruns."
     results = commands.add_parser("results", help=text, description=text)
-    moves = results.add_subparsers(required=True, metavar="pack|add", parser_class=_Parser)
+    moves = results.add_subparsers(
+        required=True, metavar="pack|add|rerun|check", parser_class=_Parser
+    )
     text = "Write every record into a new zip file."
     sub = moves.add_parser("pack", help=text, description=text)
     sub.add_argument("file", type=Path)
@@ -111,6 +115,16 @@ def _parser() -> argparse.ArgumentParser:
     text = "take longer records that differ from those here in the epochs that both have"
     sub.add_argument("--replace", action="store_true", help=text)
     sub.set_defaults(command=_add, parser=sub)
+    text = "Check the records of a zip file and put them into data/reruns/NAME."
+    sub = moves.add_parser("rerun", help=text, description=text)
+    sub.add_argument("file", type=Path)
+    sub.add_argument("name", help="of the reader or the reader's device, such as ada-m2")
+    sub.set_defaults(command=_rerun, parser=sub)
+    text = "Check reruns: their seals and code, and whether they agree with the book's records."
+    sub = moves.add_parser("check", help=text, description=text)
+    text = "a zip file, a record or a folder of records (default: data/reruns)"
+    sub.add_argument("path", nargs="*", type=Path, help=text)
+    sub.set_defaults(command=_check, parser=sub)
     text = "Time a training step under both rules and count the bytes it keeps; records both."
     sub = command("cost", _cost, text)
     sub.add_argument(
@@ -148,7 +162,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 
 def _add_config(parser: argparse.ArgumentParser) -> None:
     try:
-        from lbp.lab.config import RunConfig, short
+        from lbp.lab.config import RunConfig, written
     except MissingExtra:  # the command itself will say so
         return
     hints = get_type_hints(RunConfig)
@@ -164,7 +178,7 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
             text = f"{names}(default: {default})"
             parser.add_argument(flag, default=default, metavar="NAME", help=text)
         else:
-            text = f"default: {short(default)}"
+            text = f"default: {written(default)}"
             parser.add_argument(flag, type=kind, default=default, metavar="N", help=text)
 
 
@@ -207,7 +221,12 @@ def _train(options: argparse.Namespace) -> int:
 
 def _reproduce(options: argparse.Namespace) -> int:
     from lbp.experiments.reproduce import reproduce
+    from lbp.lab import paths, reruns
 
+    store = checkpoints = None
+    if options.rerun is not None:
+        check_choice("profile of a rerun", options.profile, ("narrow", "paper"))
+        store, checkpoints = reruns.store_of(options.rerun), paths.checkpoints() / options.rerun
     found = reproduce(
         options.experiment,
         options.profile,
@@ -217,6 +236,8 @@ def _reproduce(options: argparse.Namespace) -> int:
         minutes=options.minutes,
         data=options.data,
         eager=options.eager,
+        store=store,
+        checkpoints=checkpoints,
     )
     for results in found:
         _list_runs(results)
@@ -294,6 +315,34 @@ def _add(options: argparse.Namespace) -> int:
             f"{len(merged.different)} records differ from those here in the epochs that both have, "
             f"which stay: {names}. --replace takes those that are longer"
         )
+    return 0
+
+
+def _rerun(options: argparse.Namespace) -> int:
+    from lbp.experiments import reruns
+    from lbp.lab.reruns import store_of
+
+    taken = reruns.take(options.file, options.name)
+    print(
+        f"{len(taken.merged.added)} added, {len(taken.merged.known)} known already, to "
+        f"{store_of(options.name).folder}"
+    )
+    if taken.copies:
+        print(f"{len(taken.copies)} left out: they are this book's own records")
+    return 0
+
+
+def _check(options: argparse.Namespace) -> int:
+    from lbp.experiments import reruns
+
+    found = [f for path in options.path for f in reruns.check(path)]
+    if not options.path:
+        found = reruns.of_readers()
+    for finding in found:
+        print(finding)
+    print(reruns.answer(found))
+    if failed := [finding for finding in found if not finding.stands]:
+        raise LbpError(f"{len(failed)} of {len(found)} records do not stand, see the lines above")
     return 0
 
 

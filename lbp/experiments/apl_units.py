@@ -26,7 +26,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import NARROW, PAPER, Scale
 from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
-from lbp.lab.config import RunConfig, short
+from lbp.lab.config import RunConfig, written
 from lbp.lab.models import cnn
 from lbp.lab.probe import CHANNELS_SHOWN
 from lbp.lab.record import Layers, Record
@@ -70,7 +70,7 @@ SCALES: Mapping[str, Scale] = {
     ),
 }
 
-# By rule. That of Backprop is the source's. In short trials, Linear Backprop diverged at 0.01 and
+# By rule. That of Backprop is the source's. In written trials, Linear Backprop diverged at 0.01 and
 # 0.001, so it has a rate of its own and is tried at others.
 RATES = {"bp": 0.01, "linear": 1e-4}
 LINEAR_RATES = (1e-2, 1e-3, 1e-4, 1e-5)
@@ -365,9 +365,9 @@ def rates_table(found: Sequence[Results]) -> Table:
                 )
                 cells.append(_reached(records[0]) if records else "-")
             rows.append([f"{shown}, {results.scale.title}", *cells])
-    columns = ["activation", *(f"learning rate {short(lr)}" for lr in LINEAR_RATES)]
+    columns = ["activation", *(f"learning rate {written(lr)}" for lr in LINEAR_RATES)]
     caption = (
-        f"Linear Backprop at the source's learning rate, {short(RATES['bp'])}, and at smaller "
+        f"Linear Backprop at the source's learning rate, {written(RATES['bp'])}, and at smaller "
         "ones: final test accuracy of the first seed."
     )
     return Table(caption, columns, rows)

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from lbp.experiments.numbers import number, ratio
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.probe import saturated
 from lbp.lab.small_networks import (
     HIDDEN,
@@ -185,7 +185,7 @@ def train_everything(profile: str, inits: int, seed: int) -> tuple[Figure1, list
     """Train what the notebook shows: the figure, and the combinations where the paper is silent.
 
     Args:
-        profile: "smoke" trains a few networks for a short time; all others train everything.
+        profile: "smoke" trains a few networks for a written time; all others train everything.
         inits: Number of initialisations under each rule.
         seed: Seed of the noise and of the initialisations.
 
@@ -465,7 +465,7 @@ def silent_table(rows: Sequence[Combination]) -> Table:
         ],
         [
             [
-                *(row.optimiser, f"{short(row.lr)}", row.scheme, LABELS[row.rule]),
+                *(row.optimiser, f"{written(row.lr)}", row.scheme, LABELS[row.rule]),
                 *(_of(row.converged, row.networks), str(row.diverged)),
                 *(number(row.steps, ".0f"), number(row.mse, ".2f")),
             ]

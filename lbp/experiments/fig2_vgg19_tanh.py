@@ -24,7 +24,7 @@ from lbp.experiments.panels import Panel, draw_panels, rule_line, to_draw
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.run import Goal
 
 TITLE = "VGG19 with tanh on CIFAR-10"
@@ -109,8 +109,8 @@ def table(found: Sequence[Results]) -> Table:
             rows.append(
                 [
                     f"{label}, {results.scale.title}",
-                    f"{short(lr)}",
-                    f"{short(l2)}",
+                    f"{written(lr)}",
+                    f"{written(l2)}",
                     str(epochs),
                     number(final),
                     number(sd, ".2f"),

@@ -27,7 +27,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.run import Goal
 
 TITLE = "Learning rate and weight decay"
@@ -97,7 +97,7 @@ def draw(found: Sequence[Results]) -> Figure:
     marks = np.arange(len(WEIGHT_DECAYS) + 1) - 0.5
     scale = ScalarMappable(BoundaryNorm(marks, steps.N), steps)
     bar = figure.colorbar(scale, ax=figure.axes, ticks=range(len(WEIGHT_DECAYS)), aspect=40)
-    bar.set_ticklabels([short(l2) for l2 in sorted(WEIGHT_DECAYS)])
+    bar.set_ticklabels([written(l2) for l2 in sorted(WEIGHT_DECAYS)])
     bar.set_label("weight decay (dimensionless)")
     ours = Line2D([], [], linestyle="-", color="black")
     theirs = Line2D([], [], linestyle="--", color="black")
@@ -113,9 +113,9 @@ def _panel(results: Results, rule: str, lr: float) -> Panel:
         drawn = lr in paper.SHOWN_RATES and l2 in (LARGEST_DECAY, min(WEIGHT_DECAYS))
         curve = paper.sweep_curve(lr, l2, rule) if drawn else None
         records = results.of(lr=lr, l2=l2, rule=rule)
-        lines.append(Line(f"weight decay {short(l2)}", DECAY_COLOURS[l2], records, curve))
+        lines.append(Line(f"weight decay {written(l2)}", DECAY_COLOURS[l2], records, curve))
     epochs = max(goal.epochs for goal in results.goals)
-    title = f"{LABELS[rule]}, learning rate {short(lr)}\n({results.scale.title})"
+    title = f"{LABELS[rule]}, learning rate {written(lr)}\n({results.scale.title})"
     return Panel(title, lines, epochs)
 
 
@@ -131,11 +131,11 @@ def table(results: Results) -> Table:
                 text = number(final_accuracy(record)) if record else "-"
                 partial = record is not None and not record.reaches(EPOCHS)
                 cells.append(f"{text} ({len(record)})" if partial and record else text)
-            rows.append([f"{LABELS[rule]}, learning rate {short(lr)}", *cells])
+            rows.append([f"{LABELS[rule]}, learning rate {written(lr)}", *cells])
     return Table(
         f"Final accuracy in percent {results.scale.where}: the mean over the last tenth of the "
         "epochs. In brackets: after how many epochs, where the run is not complete.",
-        ["run", *(f"weight decay {short(l2)}" for l2 in decays)],
+        ["run", *(f"weight decay {written(l2)}" for l2 in decays)],
         rows,
     )
 

@@ -22,7 +22,7 @@ from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import COLOURS, LABELS, MARKERS, shade
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.record import Layers, Record
 from lbp.lab.run import Goal
 
@@ -111,7 +111,9 @@ def draw(found: Sequence[Results]) -> Figure | None:
                     "fillstyle": fill,
                     "color": COLOURS[rule],
                 }
-                label = f"{LABELS[rule]}, weight decay {short(l2)}{'' if mine else ': not yet run'}"
+                label = (
+                    f"{LABELS[rule]}, weight decay {written(l2)}{'' if mine else ': not yet run'}"
+                )
                 axes.plot(x, y, "-", markersize=8, label=label, **style)
                 for lr, accuracy, record in zip(x, y, mine, strict=True):
                     if record.diverged:
@@ -158,7 +160,7 @@ def draw_layers(found: Sequence[Results]) -> Figure | None:
         "cosine with the true gradient",
         "share of saturated units",
     )
-    lr, l2 = map(short, LAYERS_OF)
+    lr, l2 = map(written, LAYERS_OF)
     figure.suptitle(f"Learning rate {lr}, weight decay {l2} ({scale.title})", fontsize=12)
     for axes, title, ylabel in zip(panels, titles, labels, strict=True):
         axes.set_title(title)
@@ -203,12 +205,12 @@ def table(found: Sequence[Results]) -> Table:
                     elif record and len(record) < EPOCHS:
                         text += f" ({len(record)})"
                     cells.append(text)
-                label = f"{LABELS[rule]}, weight decay {short(l2)}, {results.scale.title}"
+                label = f"{LABELS[rule]}, weight decay {written(l2)}, {results.scale.title}"
                 rows.append([label, *cells])
     return Table(
         "Final accuracy in percent by learning rate: the mean over the last tenth of the epochs. "
         "In brackets: after how many epochs, where the run is not complete.",
-        ["run", *(f"{short(lr)}" for lr in LEARNING_RATES)],
+        ["run", *(f"{written(lr)}" for lr in LEARNING_RATES)],
         rows,
     )
 
@@ -230,7 +232,7 @@ def layers_table(found: Sequence[Results]) -> Table:
             rows.append([f"{LABELS[rule]}, epoch {at.epoch}", *cells])
     return Table(
         "Size of an update beside the weights; cosine with the true gradient; share of saturated "
-        f"units. Learning rate {short(LAYERS_OF[0])}, weight decay {short(LAYERS_OF[1])}.",
+        f"units. Learning rate {written(LAYERS_OF[0])}, weight decay {written(LAYERS_OF[1])}.",
         ["run", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
         rows or [["not yet run", *["-"] * len(SHOWN_LAYERS)]],
     )

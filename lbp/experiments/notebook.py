@@ -12,6 +12,7 @@ from lbp.experiments import reproduce as reproduce_
 from lbp.experiments.claims import Verdict
 from lbp.experiments.results import Results
 from lbp.experiments.scales import PROFILES
+from lbp.experiments.style import run_label
 from lbp.experiments.table import Table
 from lbp.lab.record import Record
 
@@ -102,10 +103,10 @@ def runs_table(found: Sequence[Results], notes: Mapping[str, str] | None = None)
         records = list(results.records.values())
         whole = sum(results.reached(goal) for goal in results.goals)
         missing = sum(map(results.missing_flop, results.goals)) / 1e15
-        diverged = [str(r.config) for r in records if r.diverged]
+        diverged = [run_label(r.config) for r in records if r.diverged]
         remarks = [f"stale: {len(results.stale)}"] if results.stale else []
         remarks += [f"diverged: {'; '.join(diverged)}"] if diverged else []
-        remarks += [f"failed: {f.goal.config}: {f.reason}" for f in results.failures]
+        remarks += [f"failed: {run_label(f.goal.config)}: {f.reason}" for f in results.failures]
         rows.append(
             [
                 results.scale.title,

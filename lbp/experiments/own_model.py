@@ -11,7 +11,7 @@ from lbp.experiments.numbers import common_epochs, final_accuracy, number
 from lbp.experiments.results import Results
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.record import Record
 
 TITLE = "On your own model"
@@ -93,10 +93,10 @@ def tuning_table(grid: Results) -> Table:
             best = max(records, key=partial(final_accuracy, epochs=epochs), default=None)
             rows.append(
                 [
-                    f"{LABELS[rule]}, weight decay {short(l2)}",
-                    f"{short(best.config.lr)}" if best else "-",
+                    f"{LABELS[rule]}, weight decay {written(l2)}",
+                    f"{written(best.config.lr)}" if best else "-",
                     number(final_accuracy(best, epochs) if best else None),
-                    ", ".join(f"{short(r.config.lr)}" for r in records if r.diverged) or "none",
+                    ", ".join(f"{written(r.config.lr)}" for r in records if r.diverged) or "none",
                 ]
             )
     return Table(

@@ -15,7 +15,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
-from lbp.lab.config import RunConfig, short
+from lbp.lab.config import RunConfig, written
 from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
@@ -149,12 +149,12 @@ def table(results: Results) -> Table:
             rows.append([f"{name}{', seed 1' if seed else ''}", away, *cells])
     return Table(
         f"Test accuracy in percent after one epoch {results.scale.where}, weight decay "
-        f"{short(WEIGHT_DECAY)}, and the mean distance to the paper's curves at the learning rate "
-        f"{short(LEARNING_RATES[0])}, in points.",
+        f"{written(WEIGHT_DECAY)}, and the mean distance to the paper's curves at the learning "
+        f"rate {written(LEARNING_RATES[0])}, in points.",
         [
             "recipe",
             "distance (points)",
-            *(f"{LABELS[rule]}, learning rate {short(lr)}" for lr, rule in keys),
+            *(f"{LABELS[rule]}, learning rate {written(lr)}" for lr, rule in keys),
         ],
         rows,
     )
@@ -189,8 +189,8 @@ def draw(results: Results) -> Figure | None:
     for rule in RULES:
         for lr, fill in zip(LEARNING_RATES, ("full", "none"), strict=True):
             style = {"color": COLOURS[rule], "fillstyle": fill, "markersize": 8}
-            axes.plot([], [], MARKERS[rule], label=f"{LABELS[rule]}, rate {short(lr)}", **style)
-    label = f"mean at {short(LEARNING_RATES[0])}, seed 0"
+            axes.plot([], [], MARKERS[rule], label=f"{LABELS[rule]}, rate {written(lr)}", **style)
+    label = f"mean at {written(LEARNING_RATES[0])}, seed 0"
     axes.plot([], [], "|", color="black", markersize=14, markeredgewidth=2.5, label=label)
     axes.set_yticks(range(len(ranked)), list(ranked))
     axes.invert_yaxis()
@@ -214,7 +214,7 @@ def draw_curves(results: Results, name: str = PLAIN) -> Figure:
             )
             for rule in RULES
         ]
-        panels.append(Panel(f"{name}, rate {short(lr)}\n({results.scale.title})", lines, EPOCHS))
+        panels.append(Panel(f"{name}, rate {written(lr)}\n({results.scale.title})", lines, EPOCHS))
     return draw_panels([panels], "below")
 
 

@@ -10,7 +10,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
@@ -125,7 +125,7 @@ def table(found: Sequence[Results]) -> Table:
 
 def pair(record: Record) -> str:
     """Return a run's learning rate and weight decay, as tables show them."""
-    return f"{short(record.config.lr)}, {short(record.config.l2)}"
+    return f"{written(record.config.lr)}, {written(record.config.l2)}"
 
 
 def answer(results: Results) -> str:

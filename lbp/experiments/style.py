@@ -1,12 +1,43 @@
 """How the book's figures look: one colour, line and mark for each rule, readable on a phone."""
 
+from fractions import Fraction
+
 from matplotlib.colors import to_rgb
+
+from lbp.lab.config import RunConfig, written
 
 # Okabe and Ito's palette, whose colours colour-blind readers can tell apart.
 COLOURS = {"bp": "#D55E00", "linear": "#0072B2", "as-printed": "#009E73"}
 LABELS = {"bp": "Backprop", "linear": "Linear Backprop", "as-printed": "as printed"}
 # For those who do not see the colours. Dashed is the paper, in every figure, and solid this book.
 MARKERS = {"bp": "o", "linear": "^", "as-printed": "s"}
+
+
+NETWORKS = {
+    "vgg19": "VGG19",
+    "resnet18": "ResNet-18",
+    "binarized_resnet": "binarized ResNet",
+    "cnn": "convolutional network",
+    "nin": "network in network",
+}
+ACTIVATIONS = {"tanh": "tanh", "relu": "ReLU", "apl": "APL", "sigmoid": "sigmoid"}
+
+
+def run_label(config: RunConfig) -> str:
+    """Return how a page calls a run: what is usual for this book is left out."""
+    other = config.differing().items() - {("width", config.width)}
+    named = {"model", "activation", "rule", "lr", "l2", "seed"}
+    parts = [
+        NETWORKS[config.model],
+        ACTIVATIONS.get(config.activation, config.activation),
+        LABELS[config.rule],
+        f"learning rate {written(config.lr)}",
+        f"weight decay {written(config.l2)}",
+        f"seed {config.seed}",
+        *([f"width {Fraction(config.width)}"] if config.width != 1 else []),
+        *sorted(f"{name.replace('_', ' ')} {value}" for name, value in other if name not in named),
+    ]
+    return ", ".join(parts)
 
 
 def use_style() -> None:

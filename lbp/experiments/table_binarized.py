@@ -31,7 +31,7 @@ from lbp.experiments.scales import NARROW, Scale
 from lbp.experiments.selection import Choice, choose, pair
 from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
-from lbp.lab.config import short
+from lbp.lab.config import written
 from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
@@ -49,8 +49,8 @@ NOTES = {
     NARROW.name: (
         "Narrow network: every layer of the binarized ResNet has a quarter of the paper's "
         f"channels, every layer of VGG19 an eighth, a run has {EARLY} epochs, and the only weight "
-        f"decay is {short(WEIGHT_DECAY)}. Nothing else is changed: all of CIFAR-10, in batches of "
-        "128."
+        f"decay is {written(WEIGHT_DECAY)}. Nothing else is changed: all of CIFAR-10, in batches "
+        "of 128."
     )
 }
 
@@ -266,7 +266,7 @@ def _panel(results: Results, lr: float) -> Panel:
     mine = [goal for goal in results.goals if goal.config.model == MODEL]
     lines = [
         Line(
-            f"{LABELS[rule]}, weight decay {short(l2)}",
+            f"{LABELS[rule]}, weight decay {written(l2)}",
             shade(COLOURS[rule], place / len(WEIGHT_DECAYS)),
             records,
         )
@@ -275,7 +275,7 @@ def _panel(results: Results, lr: float) -> Panel:
         # Of twelve lines only those that are there, and the pair that is trained first.
         if (records := results.of(model=MODEL, lr=lr, l2=l2, rule=rule)) or l2 == WEIGHT_DECAY
     ]
-    title = f"binarized ResNet, learning rate {short(lr)}\n({results.scale.title})"
+    title = f"binarized ResNet, learning rate {written(lr)}\n({results.scale.title})"
     return Panel(title, lines, mine[0].epochs)
 
 

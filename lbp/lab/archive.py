@@ -14,6 +14,7 @@ from lbp.lab.record import Record
 from lbp.lab.store import Store
 
 LARGEST = 64 * 2**20  # bytes of one unpacked record; a run of 1000 epochs has some 150,000
+LARGEST_TOGETHER = 8 * LARGEST  # bytes of all unpacked records of an archive
 _END = struct.Struct("<10xH10x")  # the end of a zip file: the number of its entries
 
 
@@ -65,6 +66,8 @@ def unpack(path: Path) -> list[Record]:
                 end = path.read_bytes()[-_END.size - len(archive.comment) :]
                 if _END.unpack_from(end)[0] != len(entries):
                     raise LbpError("its directory of entries is damaged")
+                if sum(entry.file_size for entry in entries) > LARGEST_TOGETHER:
+                    raise LbpError("its entries together are too large to be records")
                 return [_record(archive, entry) for entry in entries]
     except (
         zipfile.BadZipFile,

@@ -147,10 +147,10 @@ _DEFAULTS = {field.name: field.default for field in fields(RunConfig)}
 
 
 def _text(value: object) -> str:
-    return short(value) if isinstance(value, float) else str(value)
+    return written(value) if isinstance(value, float) else str(value)
 
 
-def short(value: float) -> str:
+def written(value: float) -> str:
     """Return a number as the book writes learning rates: 0.1, 0.01, 1e-3, 2.5e-4."""
     if value == 0 or not abs(value) < 0.01:
         return f"{value:g}"

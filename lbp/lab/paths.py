@@ -43,6 +43,11 @@ def results() -> Path:
     return project() / "data" / "results"
 
 
+def reruns() -> Path:
+    """Return the folder of readers' reruns, with a folder for each reader."""
+    return project() / "data" / "reruns"
+
+
 def checkpoints() -> Path:
     """Return the folder of the checkpoints."""
     return project() / "data" / "checkpoints"

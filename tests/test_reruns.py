@@ -13,6 +13,7 @@ import torch
 from lbp import cli
 from lbp.experiments import EXPERIMENTS, reruns
 from lbp.experiments.scales import NARROW
+from lbp.experiments.style import run_label
 from lbp.lab import archive, paths
 from lbp.lab.record import Record
 from lbp.lab.store import Store
@@ -77,7 +78,7 @@ def test_archives_of_two_devices_pass_and_appear_with_their_distance(store, tmp_
         ["bo-h100", "device of bo-h100", "4", "56.0", "55.0", "1.0", "6.0", "agrees"],
     ]
     assert [[*row[:2], *row[3:]] for row in found.rows] == by_hand
-    assert {row[2] for row in found.rows} == {str(CONFIG)}
+    assert {row[2] for row in found.rows} == {run_label(CONFIG)}
     assert all(len(row) == len(found.columns) for row in found.rows)
 
 
@@ -110,8 +111,8 @@ def test_a_tiny_network_with_other_last_bits_agrees(clone, tmp_path, monkeypatch
 
 def test_without_reruns_a_sentence_says_so(store, capsys):
     assert lbp(capsys, "results", "check") == (0, "No reader has sent a rerun yet.\n", "")
-    found = reruns.table(reruns.of_readers())
-    assert (found.rows, found.caption) == ([], "No reader has sent a rerun yet.")
+    assert reruns.table(reruns.of_readers()).rows == []
+    assert reruns.answer(reruns.of_readers()) == "No reader has sent a rerun yet."
 
 
 def test_a_run_that_the_book_has_not_recorded_is_new(store, capsys):

@@ -93,7 +93,10 @@ def main() -> None:
     FIGURE.parent.mkdir(exist_ok=True)
     FIGURE.write_bytes(png)
     README.write_text(refreshed(README.read_text(), alt))
-    print(f"Refreshed {FIGURE.relative_to(ROOT)} and README.md")
+    import pictures  # needs this tree's lbp, like the tables
+
+    pictures.draw(pictures.STATIC)
+    print(f"Refreshed {FIGURE.relative_to(ROOT)}, what is drawn from it, and README.md")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the built book says of itself: its address, its files, and how to cite it. For Sphinx.
+"""A Sphinx extension: what the built book says of itself, its address and its files.
 
 The address comes from `repository: url` in _config.yml. Where that is empty, nothing points there.
 """
@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import bundle
-import yaml
-from build import ROOT
+import citation
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
@@ -20,7 +19,6 @@ from sphinx.environment import BuildEnvironment
 from sphinx.util import docname_join
 from sphinx.util.docutils import SphinxDirective
 
-CITATION = ROOT / "CITATION.cff"
 SHARED = "_static/share.png"  # the picture that other sites show beside a link to the book
 
 # The root of the book leads to its first page, and tells other sites the same about it.
@@ -39,29 +37,6 @@ INDEX = """\
 </html>
 """
 
-CITE = """\
-:::{{admonition}} How to cite
-:class: note
-This book and its library:
-
-> {ours}
-
-```bibtex
-{our_bibtex}
-```
-
-The paper that it reproduces:
-
-> {papers}
-
-```bibtex
-{papers_bibtex}
-```
-
-Code and text are free to use under the {license} License.
-:::
-"""
-
 
 def repository(config: Config) -> str:
     """Return the address of the repository, or nothing."""
@@ -76,76 +51,13 @@ def pages(repository: str) -> str:
     return f"https://{owner}.github.io/{name}/"
 
 
-def people(authors: list[dict[str, str]]) -> tuple[str, str]:
-    """Return authors as APA and as BibTeX write them."""
-    apa, bibtex = [], []
-    for author in authors:
-        if "name" in author:  # a group
-            apa.append(author["name"])
-            bibtex.append(f"{{{author['name']}}}")
-        else:
-            family, given = author["family-names"], author["given-names"]
-            apa.append(f"{family}, {' '.join(f'{name[0]}.' for name in given.split())}")
-            bibtex.append(f"{family}, {given}")
-    return ", & ".join(apa), " and ".join(bibtex)
-
-
-def bibtex(kind: str, key: str, fields: dict[str, Any]) -> str:
-    """Return a BibTeX entry of the fields that have a value."""
-    lines = [f"  {name} = {{{value}}}," for name, value in fields.items() if value]
-    return "\n".join([f"@{kind}{{{key},", *lines, "}"])
-
-
-def citation(cff: dict[str, Any], year: str) -> str:
-    """Return the box of citations, made of CITATION.cff."""
-    (paper,) = cff["references"]
-    apa, entry = people(cff["authors"])
-    paper_apa, paper_entry = people(paper["authors"])
-    url = cff.get("repository-code", "")
-    ours = (
-        f"{apa}. ({year}). *{cff['title']}* (Version {cff['version']}) [Computer software]. {url}"
-    )
-    papers = (
-        f"{paper_apa} ({paper['year']}). {paper['title']}. In *{paper['collection-title']}*. "
-        f"<{paper['url']}>"
-    )
-    return CITE.format(
-        ours=ours.strip(),
-        our_bibtex=bibtex(
-            "software",
-            "lbp",
-            {
-                "author": entry,
-                "title": f"{{{cff['title']}}}",
-                "version": cff["version"],
-                "year": year,
-                "url": url,
-            },
-        ),
-        papers=papers,
-        papers_bibtex=bibtex(
-            "inproceedings",
-            f"{paper['authors'][0]['family-names'].lower()}{paper['year']}",
-            {
-                "author": paper_entry,
-                "title": f"{{{paper['title']}}}",
-                "booktitle": paper["collection-title"],
-                "year": paper["year"],
-                "url": paper["url"],
-            },
-        ),
-        license=cff["license"],
-    )
-
-
 class CitationDirective(SphinxDirective):
     """Shows how to cite the book and the paper."""
 
     def run(self) -> list[nodes.Node]:
         """Return the box."""
-        self.env.note_dependency(str(CITATION))
-        cff = yaml.safe_load(CITATION.read_text())
-        return self.parse_text_to_nodes(citation(cff, self.config.copyright))
+        self.env.note_dependency(str(citation.SOURCE))
+        return self.parse_text_to_nodes(citation.box(citation.load(), self.config.copyright))
 
 
 class DownloadsDirective(SphinxDirective):
@@ -155,7 +67,8 @@ class DownloadsDirective(SphinxDirective):
         """Return one paragraph, which is not printed."""
         root = "../" * self.env.docname.count("/")
         text = f'<a href="{root}{bundle.NAME}.zip">the notebooks with their data</a> (zip)'
-        if url := repository(self.config):
+        url = repository(self.config)
+        if pages(url):  # GitHub's repositories have a page of releases
             text += f', and with each <a href="{url}/releases">release</a> the whole book (PDF)'
         html = f'<p class="no-print"><strong>As files:</strong> {text}.</p>'
         return [nodes.raw("", html, format="html")]

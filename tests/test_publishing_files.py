@@ -110,7 +110,7 @@ def test_zenodo_says_what_the_citation_file_says():
 
 
 def test_the_bibtex_entries_parse_and_say_what_the_citation_file_says(script):
-    box = script("published").citation(CFF, "2026")
+    box = script("citation").box(CFF, "2026")
     entries = "\n".join(re.findall(r"```bibtex\n(.*?)```", box, flags=re.S))
     found = parse_string(entries, "bibtex").entries
     ours, paper = found["lbp"], found["yazdani2018"]
@@ -131,17 +131,17 @@ def test_the_bibtex_entries_parse_and_say_what_the_citation_file_says(script):
 
 
 def test_the_apa_form_has_initials_year_and_title(script):
-    box = script("published").citation(CFF, "2026")
+    box = script("citation").box(CFF, "2026")
     assert "Yazdani, M. (2018). Linear Backprop in non-linear networks. In *NIPS 2018" in box
     assert f"The lbp authors. (2026). *{CFF['title']}* (Version {VERSION})" in box
 
 
 def test_a_repository_is_cited_where_it_is_known(script):
     url = "https://github.com/somebody/fork"
-    published = script("published")
-    assert published.citation(CFF | {"repository-code": url}, "2026").count(url) == 2
+    citation = script("citation")
+    assert citation.box(CFF | {"repository-code": url}, "2026").count(url) == 2
     without = {name: value for name, value in CFF.items() if name != "repository-code"}
-    assert "github.com" not in published.citation(without, "2026")
+    assert "github.com" not in citation.box(without, "2026")
 
 
 @pytest.mark.parametrize(

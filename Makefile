@@ -1,4 +1,4 @@
-# make book | make test | make bench | make notebooks | make lock
+# make book | make pdf | make zip | make test | make bench | make notebooks | make lock
 # Every target sets up .venv from requirements.lock first; a second call finds it ready.
 
 PYTHON ?= python3
@@ -7,7 +7,7 @@ READY := .venv/.ready
 SHELL := /bin/bash
 export PYTHONUNBUFFERED := 1
 
-.PHONY: env book test bench notebooks lock clean
+.PHONY: env book pdf zip test bench notebooks lock clean
 .DELETE_ON_ERROR:
 
 env: $(READY)
@@ -27,6 +27,14 @@ $(READY): requirements.lock pyproject.toml Makefile
 
 book: $(READY)
 	$(BIN)/python book/build.py
+
+# The book as one file, printed by Chromium.
+pdf: $(READY)
+	$(BIN)/python book/pdf.py
+
+# The notebooks, and the data that they read.
+zip: $(READY)
+	$(BIN)/python book/bundle.py
 
 test: $(READY)
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4

@@ -65,8 +65,9 @@ def page_inputs() -> Iterator[tuple[str, bytes]]:
     for name, content in files("book"):
         if "__pycache__" not in name:
             yield name, content
-    for name in ("_config.yml", "_toc.yml"):
-        yield name, (ROOT / name).read_bytes()
+    for name in ("_config.yml", "_toc.yml", "CITATION.cff", "CONTRIBUTING.md"):
+        if (ROOT / name).is_file():
+            yield name, (ROOT / name).read_bytes()
 
 
 def state() -> dict[str, str]:

@@ -104,7 +104,10 @@ def main() -> None:
     FIGURE.write_bytes(png)
     README.write_text(refreshed(README.read_text(), alt))
     RERUN.write_text(with_times(RERUN.read_text()))
-    print(f"Refreshed {FIGURE.relative_to(ROOT)}, README.md and book/rerun.md")
+    import pictures  # needs this tree's lbp, like the tables
+
+    pictures.draw(pictures.STATIC)
+    print(f"Refreshed {FIGURE.relative_to(ROOT)}, what is drawn from it, README.md and book/rerun.md")
 
 
 if __name__ == "__main__":

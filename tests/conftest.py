@@ -18,6 +18,8 @@ from xdist.scheduler import LoadScopeScheduling
 os.environ["OMP_NUM_THREADS"] = "1"
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
+    "CITATION.cff",
+    "CONTRIBUTING.md",
     "_config.yml",
     "_toc.yml",
     "book",
@@ -43,7 +45,8 @@ class BookInOneProcess(LoadScopeScheduling):
     """Gives a process the next test as soon as it is idle, but the tests of the book together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        return "book" if nodeid.startswith("tests/test_book.py::") else nodeid
+        of_the_book = nodeid.startswith(("tests/test_book.py::", "tests/test_pdf.py::"))
+        return "book" if of_the_book else nodeid
 
 
 @pytest.fixture(autouse=True)

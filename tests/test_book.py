@@ -9,8 +9,11 @@ from pathlib import Path
 import nbformat
 import pytest
 import yaml
+from bs4 import BeautifulSoup
 
 ROOT = Path(__file__).resolve().parents[1]
+TOC = yaml.safe_load((ROOT / "_toc.yml").read_text())
+PAGES = [TOC["root"], *(c["file"] for part in TOC["parts"] for c in part["chapters"])]
 
 
 def load(name: str):
@@ -30,8 +33,12 @@ def html(book) -> Path:
     return book.root / "_build" / "html"
 
 
+def soup(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text(), "html.parser")
+
+
 class Loads(HTMLParser):
-    """Collects the images of a page and every address in it that no click follows."""
+    """Collects the images of a page and every address in it that a browser follows by itself."""
 
     def __init__(self):
         super().__init__()
@@ -40,15 +47,13 @@ class Loads(HTMLParser):
     def handle_starttag(self, tag, attrs):
         if tag == "img":
             self.images.append(dict(attrs))
-        if tag != "a":
+        if tag not in ("a", "meta"):
             self.addresses += [value for _, value in attrs if value and "//" in value]
 
 
 @pytest.mark.slow
 def test_every_page_of_the_contents_is_built(html):
-    toc = yaml.safe_load((ROOT / "_toc.yml").read_text())
-    chapters = [chapter["file"] for part in toc["parts"] for chapter in part["chapters"]]
-    for name in [toc["root"], *chapters]:
+    for name in PAGES:
         assert (html / f"{name}.html").is_file()
     assert "book/intro.html" in (html / "index.html").read_text()
 
@@ -115,6 +120,65 @@ def test_a_second_build_does_nothing(html, book, python):
     assert page.stat().st_mtime_ns == before
 
 
+@pytest.mark.slow
+def test_every_page_is_described_and_named_once(html):
+    descriptions = []
+    for name in PAGES:
+        page = soup(html / f"{name}.html")
+        (description,) = page.select('meta[name="description"]')
+        (shared,) = page.select('meta[property="og:description"]')
+        assert description["content"] == shared["content"]
+        descriptions.append(description["content"])
+        title = " ".join(page.title.get_text().split())
+        assert title.count("Linear Backprop") == 1
+        assert title.startswith(page.select_one('meta[property="og:title"]')["content"])
+    assert all(len(text) > 10 for text in descriptions)
+    assert not [text for text in descriptions if "\\" in text]  # no formulas
+    assert len(set(descriptions)) == len(descriptions)
+
+
+@pytest.mark.slow
+def test_the_root_leads_to_the_first_page_and_is_shared_like_it(html):
+    root, first = soup(html / "index.html"), soup(html / "book/intro.html")
+    assert root.title.get_text() == "Linear Backprop"
+    assert [a["href"] for a in root.select("a")] == ["book/intro.html"]
+    assert "url=book/intro.html" in root.select_one("meta[http-equiv]")["content"]
+    tags = [[str(tag) for tag in page.select("meta[property]")] for page in (root, first)]
+    assert tags[0] == tags[1] != []
+
+
+@pytest.mark.slow
+def test_every_page_has_the_icon_in_both_forms(html):
+    for name in PAGES:
+        path = html / f"{name}.html"
+        icons = [link["href"] for link in soup(path).select('link[rel~="icon"]')]
+        assert {Path(icon).suffix for icon in icons} == {".svg", ".png"}
+        assert all((path.parent / icon).is_file() for icon in icons)
+
+
+@pytest.mark.slow
+def test_no_link_of_the_first_page_is_dead(html):
+    first = soup(html / "book/intro.html").find("article")
+    links = [link["href"] for link in first.select("a[href]")]
+    inside = [link.partition("#")[0] for link in links if "//" not in link]
+    assert "../lbp-notebooks.zip" in inside
+    assert all((html / "book" / link).exists() for link in inside)
+    repository = yaml.safe_load((ROOT / "_config.yml").read_text())["repository"]["url"]
+    releases = [link for link in links if link.endswith("/releases")]
+    assert releases == ([f"{repository}/releases"] if repository else [])
+
+
+@pytest.mark.slow
+def test_the_first_page_says_how_to_cite(html):
+    first = soup(html / "book/intro.html")
+    (box,) = [b for b in first.select(".admonition") if "How to cite" in b.get_text()]
+    cff = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    blocks = [block.get_text() for block in box.select(".highlight pre")]  # with a copy button
+    assert [block.partition("{")[0] for block in blocks] == ["@software", "@inproceedings"]
+    for title in (cff["title"], cff["references"][0]["title"]):
+        assert box.get_text().count(title) == 2  # APA and BibTeX
+
+
 # --- a small book, to see it fail
 
 
@@ -131,10 +195,11 @@ print("store", json.loads(Path("../data/results/run.json").read_text()))
 @pytest.fixture
 def small(tmp_path):
     """A book of one page and one notebook, with the project's own settings and build script."""
-    for folder in ("book/_static", "data/results", "lbp", "notebooks"):
+    for folder in ("data/results", "lbp", "notebooks"):
         (tmp_path / folder).mkdir(parents=True)
-    for name in ("_config.yml", "book/build.py", "book/references.bib", "book/_static/lbp.css"):
-        shutil.copy2(ROOT / name, tmp_path / name)
+    shutil.copy2(ROOT / "_config.yml", tmp_path)
+    other = shutil.ignore_patterns("*.md", "mathjax", "images", "__pycache__")
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=other)
     (tmp_path / "_toc.yml").write_text(
         "format: jb-book\nroot: book/intro\nchapters:\n  - file: notebooks/one\n"
     )

@@ -7,7 +7,7 @@ from the calls themselves; the others are judged by their names.
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,9 @@ from lbp import autograd
 from lbp.block import backward_rule
 from lbp.coverage import Covered
 from lbp.errors import LbpError
-from lbp.linearization import changed_modules, check_model, restore
+from lbp.held import Held
+from lbp.linearization import changed_places, check_model, linearize, places, restore
+from lbp.lookalike import Called, lookalikes
 
 # What a node is likely to be, by its name, as a pattern.
 _ACTIVATIONS = {
@@ -91,22 +93,32 @@ class Remaining:
     likely: str
     times: int
 
+    def is_in(self, places: Set[str]) -> bool:
+        """Whether they are made in one of these modules, or by a function that it holds."""
+        parts = self.module.split(".")
+        inside = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+        return not inside.isdisjoint(places)
+
 
 @dataclass(frozen=True)
 class Audit:
     """What a rule reaches in a model, as one pass showed it.
 
     Attributes:
-        reached: How many calls the rule reached, by the module that made them.
+        reached: How many calls the rule reached, by the module that made them, or the attribute
+            that holds the function.
         gates: How many of these calls are gates: a bounded function that multiplies another branch,
             as in x * sigmoid(x) or a squeeze-and-excitation block, or one that multiplies itself.
             There the rule changes one factor of a larger function, whose gradient is then neither
             Backprop's nor the rule's.
-        never_called: Changed modules that the pass did not call.
+        never_called: Changed modules and functions that the pass did not call.
         remaining: Activation functions, or what may be some, that keep their true derivative.
         others: How many further nodes are not linear, by kind: softmax, normalisation and so on.
             They are no activation functions, and no rule is meant to reach them.
         differs: Whether some gradient differs from that of Backprop.
+        suggested: Classes whose modules remain or act as gates, but behave as activation functions:
+            element by element, and not linear. By the class's name, the modules. They can be taken
+            whole, see `lbp.register_activation`.
     """
 
     reached: Mapping[str, int]
@@ -115,6 +127,7 @@ class Audit:
     remaining: tuple[Remaining, ...]
     others: Mapping[str, int]
     differs: bool
+    suggested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -137,6 +150,11 @@ class Audit:
             lines += [
                 f"  {_shown(r.module)}: {r.likely} ({r.node}), {r.times}" for r in self.remaining
             ]
+        lines += [
+            f"{kind} looks like an activation function ({', '.join(map(_shown, names))}): "
+            f"lbp.register_activation({kind}), or also=[{kind}], takes it whole"
+            for kind, names in self.suggested.items()
+        ]
         if self.others:
             kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(self.others.items()))
             lines += [f"not linear, but no activation functions: {kinds}"]
@@ -172,14 +190,57 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
     with _watched(ours, seen):
         outputs = _call(ours, *_fresh(inputs, named))
     seen.claim("", _nodes(outputs))
+    gates, remaining = _gates(seen), _remaining(seen)
+    owners = {r.module for r in remaining}.union(*((n, n.rpartition(".")[0]) for n in gates))
     return Audit(
         reached=dict(seen.reached),
-        gates=_gates(seen),
-        never_called=tuple(n for n in changed_modules(ours) if n not in seen.reached),
-        remaining=_remaining(seen),
+        gates=gates,
+        never_called=tuple(n for n in changed_places(model) if n not in seen.reached),
+        remaining=remaining,
         others=dict(_others(seen)),
         differs=_differs(model, inputs, named),
+        suggested=lookalikes({n: c for n, c in seen.called.items() if n in owners}, seen.kinds),
     )
+
+
+@dataclass(frozen=True)
+class NotGates:
+    """Chooses the activation functions that are no gates, see `not_gates`.
+
+    Attributes:
+        gates: The names of the gates.
+    """
+
+    gates: frozenset[str]
+
+    def __call__(self, name: str, module: nn.Module) -> bool:
+        """Whether an activation function of this name is chosen."""
+        return name not in self.gates
+
+
+def not_gates(model: nn.Module, *inputs: Any, **named: Any) -> NotGates:
+    """Return a `where` that leaves gates alone, as one pass shows them.
+
+    A gate is a sigmoid, or another bounded function, that multiplies another branch, as in a
+    squeeze-and-excitation block. A sigmoid's slope is a quarter at most. Linear Backprop leaves it
+    out, so the error that comes through the gate is at least four times Backprop's, in addition to
+    that of the other branch. A gate left alone keeps its true derivative; what the other activation
+    functions add to the gradient stays. What multiplies itself counts as a gate, too, see `Audit`.
+
+    A module that is a gate in one call is left alone in all. The result is a function of name and
+    module, so it can be joined with a further condition in a function of your own.
+
+    Args:
+        model: The model. It stays as it is: a copy is changed.
+        inputs: What it is called with.
+        named: What it is called with by name.
+
+    Raises:
+        LbpError: As `audit`, or if the model has no activation modules.
+    """
+    check_model(model)
+    changed, _ = linearize(_copy(model))
+    return NotGates(frozenset(audit(changed, *inputs, **named).gates))
 
 
 @dataclass
@@ -192,6 +253,8 @@ class _Seen:
     values: dict[Any, tuple[str, bool]] = field(default_factory=dict)
     summed: set[Any] = field(default_factory=set)  # those whose value goes into a sum
     reached: Counter[str] = field(default_factory=Counter)
+    kinds: set[Covered] = field(default_factory=set)  # what the rule reached
+    called: dict[str, Called] = field(default_factory=dict)  # modules with one input and output
     stack: list[str] = field(default_factory=lambda: [""])
 
     def claim(self, module: str, starts: Iterable[Any]) -> None:
@@ -210,6 +273,16 @@ class _Seen:
         self.ruled.update(new)
         self.values.update(dict.fromkeys(_nodes(out), (module, covered.bounded)))
         self.reached[module] += 1
+        self.kinds.add(covered)
+
+    def inside(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function and claim its nodes for a name."""
+        self.claim(self.stack[-1], _nodes((args, kwargs)))
+        self.stack.append(name)
+        out = function(*args, **kwargs)
+        self.claim(name, _nodes(out))
+        self.stack.pop()
+        return out
 
 
 def _nodes(values: Any) -> Iterator[Any]:
@@ -233,7 +306,10 @@ def _behind(starts: Iterable[Any], known: Mapping[Any, str]) -> Iterator[Any]:
 
 @contextmanager
 def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
-    """Record within the block which module makes which nodes, and which calls follow a rule."""
+    """Record within the block which module makes which nodes, and which calls follow a rule.
+
+    The model is a copy, in which the functions that modules hold are replaced for good.
+    """
 
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         seen.claim(seen.stack[-1], _nodes((args, kwargs)))
@@ -242,7 +318,13 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
     def leave(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.claim(name, _nodes(output))
         seen.stack.pop()
+        if called := Called.with_one(module, args, kwargs, output):
+            seen.called[name] = called
 
+    for name, place in places(model).items():
+        if isinstance(place, Held):
+            held = vars(place.module)
+            held[place.attribute] = partial(seen.inside, name, held[place.attribute])
     with ExitStack() as stack:
         for name, module in model.named_modules():
             before = module.register_forward_pre_hook(

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
+from lbp.errors import LbpError
+
 
 class Whole:
     """A module's forward pass as a function of its pre-activations.
@@ -42,3 +44,12 @@ def first_argument(forward: Callable[..., Tensor]) -> str:
     """Return how a forward pass calls its pre-activations."""
     names = list(inspect.signature(forward).parameters)
     return names[1]  # behind the module
+
+
+def check_element_wise(name: str, z: Tensor, out: Tensor) -> None:
+    """Raise `LbpError` if a function's value has another shape than its pre-activations."""
+    if out.shape != z.shape:
+        raise LbpError(
+            f"{name} gives {tuple(out.shape)} for {tuple(z.shape)}: "
+            "a rule needs an element-wise function"
+        )

@@ -407,6 +407,25 @@ def call_whole(
     """
     if unit.learns:
         covered = replace(covered, learns=True)
-    out = call(rule, covered, unit, args, kwargs)
+    return call_own(rule, covered, unit, args, kwargs)
+
+
+def call_own(
+    rule: Rule,
+    covered: Covered,
+    function: Callable[..., Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Call a function that is not PyTorch's, as `call` calls those.
+
+    The tensors that it is given beside the pre-activations keep their true gradient.
+
+    Raises:
+        LbpError: As `call`, or if the value has another shape than the pre-activations.
+    """
+    if any(isinstance(v, Tensor) and v.requires_grad for v in (*args[1:], *kwargs.values())):
+        covered = replace(covered, learns=True)
+    out = call(rule, covered, function, args, kwargs)
     check_element_wise(covered.name, args[0], out)
     return out

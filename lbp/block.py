@@ -19,7 +19,7 @@ from torch.overrides import (
     get_overridable_functions,
 )
 
-from lbp.autograd import call, call_stock, call_whole, refuse_jit_trace
+from lbp.autograd import call, call_own, call_stock, call_whole, refuse_jit_trace
 from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, WHOLE, Covered
 from lbp.errors import LbpError, LbpWarning
 from lbp.literature import as_rule
@@ -123,6 +123,8 @@ class BackwardRule(TorchFunctionMode):
         if func in WHOLE:
             z, unit, *further = args
             return call_whole(self.rule, covered, unit, (z, *further), kwargs)
+        if not covered.functions:
+            return call_own(self.rule, covered, func, args, kwargs)
         return call(self.rule, covered, func, args, kwargs)
 
     def _in_its_own_code(self, z: Any, unit: Whole, *args: Any, **kwargs: Any) -> Any:

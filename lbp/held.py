@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lbp.autograd import call, refuse_jit_trace
+from lbp.autograd import call, call_own, refuse_jit_trace
 from lbp.coverage import FUNCTIONS, Covered
 from lbp.rules import Rule
-from lbp.whole import check_element_wise
+from lbp.whole import by_position
 
 Functions = Mapping[Callable[..., Any], Covered]
 
@@ -37,13 +37,14 @@ class RuledFunction:
         function: Any = self.function
         if isinstance(function, partial):
             function, kwargs = function.func, {**function.keywords, **kwargs}
+        own = not self.covered.functions  # not PyTorch's
+        if own:
+            args, kwargs = by_position(function, args, kwargs)
         if not torch.is_grad_enabled() and not (args and isinstance(args[0], Proxy)):
             refuse_jit_trace(self.rule)
             return function(*args, **kwargs)  # type: ignore[no-any-return]
-        out = call(self.rule, self.covered, function, args, kwargs)
-        if not self.covered.functions:  # not one of PyTorch's
-            check_element_wise(self.covered.name, args[0], out)
-        return out
+        called = call_own if own else call
+        return called(self.rule, self.covered, function, args, kwargs)
 
 
 @dataclass(frozen=True)

@@ -185,6 +185,8 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
             nothing that has a gradient.
     """
     check_model(model)
+    if any(p.is_meta for p in model.parameters()):
+        raise LbpError("the model is on the meta device: give it numbers, as model.to_empty does")
     ours = _copy(model)
     seen = _Seen()
     with _watched(ours, seen):

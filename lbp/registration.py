@@ -15,7 +15,7 @@ from torch.overrides import handle_torch_function, has_torch_function
 from lbp.coverage import FUNCTIONS, MODULES, WHOLE, Covered
 from lbp.errors import LbpError, short
 from lbp.linearization import RULED, add_module_class, add_whole_class
-from lbp.whole import Whole, check_element_wise, first_argument
+from lbp.whole import Whole, by_position, first_argument
 
 
 def register_activation(
@@ -68,7 +68,8 @@ def register_activation(
             into it.
         arguments: The attributes of the module that it passes to the function, by their names
             there.
-        learns: Whether some of them are parameters. Their gradients stay the true ones.
+        learns: Whether some of them are parameters. Their gradients stay the true ones. (Without a
+            class, the gradients of all further arguments do.)
         bounded: Whether the function's values are, as those of a sigmoid: as a factor of a product
             it is then a gate.
 
@@ -81,10 +82,10 @@ def register_activation(
             rule reaches, or the function does not take these arguments. Nothing is registered then.
     """
     module: Any = activation
-    if inspect.isroutine(module) and function is None and not arguments:
+    if inspect.isroutine(module) and function is None:
         if module in FUNCTIONS:
             raise LbpError(f"{module.__name__} is registered already: a rule reaches it")
-        return _register_function(module, learns, bounded)
+        return _register_function(module, bounded)
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
         raise LbpError(
             f"{short(module)} is not a class of modules: give a subclass of torch.nn.Module, or a "
@@ -110,19 +111,16 @@ def register_activation(
     return seen
 
 
-def _register_function(
-    function: Callable[..., Tensor], learns: bool, bounded: bool
-) -> Callable[..., Tensor]:
-    name = getattr(function, "__name__", repr(function))
+def _register_function(function: Callable[..., Tensor], bounded: bool) -> Callable[..., Tensor]:
+    inner = _seen_by_blocks(function)
 
     @functools.wraps(function)
-    def checked(z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        out = function(z, *args, **kwargs)
-        check_element_wise(name, z, out)
-        return out
+    def seen(*args: Any, **kwargs: Any) -> Tensor:
+        args, kwargs = by_position(function, args, kwargs)
+        return inner(*args, **kwargs)
 
-    seen = _seen_by_blocks(checked)
-    FUNCTIONS[seen] = Covered(name, (), learns=learns, bounded=bounded)
+    covered = Covered(function.__name__, (), bounded=bounded)
+    FUNCTIONS[inner] = FUNCTIONS[seen] = covered
     return seen
 
 
@@ -137,6 +135,17 @@ def take_whole(module: type[nn.Module]) -> Callable[..., Tensor]:
     if module in _TAKEN:
         return _TAKEN[module]
     stock = module.forward
+    if module.__module__.startswith("torch."):
+        raise LbpError(
+            f"{module.__name__} is PyTorch's own, and no element-wise activation function: "
+            "give a class of your own"
+        )
+    try:
+        inspect.signature(stock).bind_partial("module", "z")
+    except TypeError as error:
+        raise LbpError(
+            f"{module.__name__} cannot be called with the pre-activations first ({error})"
+        ) from error
     covered = Covered(module.__name__, ())
     add_whole_class(module, covered)
 

@@ -160,6 +160,45 @@ def test_a_registered_function_is_seen_where_it_is_called():
     assert torch.equal(gradient(pickle.loads(pickle.dumps(model))), G)
 
 
+def test_further_arguments_keep_their_true_gradient():
+    scale = torch.tensor(2.0, dtype=torch.float64, requires_grad=True)
+
+    def scaled(z, scale):
+        return scale * torch.tanh(z)
+
+    class Scaled(nn.Module):
+        def forward(self, z, scale):
+            return scaled(z, scale)
+
+    registered = lbp.register_activation(scaled)
+    held, _ = lbp.linearize(Holds(scaled), also=[scaled])
+    whole, _ = lbp.linearize(Scaled(), also=[Scaled])
+    for call in (registered, held.act, whole):
+        z = Z.clone().requires_grad_()
+        with lbp.backward_rule():
+            out = call(z, scale)
+        of_z, of_scale = torch.autograd.grad(out, [z, scale], G)
+        assert torch.equal(of_z, G)
+        torch.testing.assert_close(of_scale, (T * G).sum())
+
+
+def test_pre_activations_may_be_given_by_name():
+    model, _ = lbp.linearize(Holds(cube), also=[cube])
+    torch.testing.assert_close(gradient(lambda z: square(z=z)), TRUE)
+    torch.testing.assert_close(within("linear", lambda z: square(scale=1.0, z=z)), G)
+    assert torch.equal(gradient(lambda z: model.act(z=z)), G)
+
+
+class ByNameOnly(nn.Module):
+    def forward(self, *, z):
+        return z
+
+
+class Pair(nn.Module):
+    def forward(self, z):
+        return z, z
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
@@ -190,6 +229,20 @@ def test_a_registered_function_is_seen_where_it_is_called():
         (
             lambda: lbp.register_activation(square),
             "square is registered already: a rule reaches it",
+        ),
+        (
+            lambda: lbp.linearize(nn.Linear(2, 2), also=[nn.Linear]),
+            "Linear is PyTorch's own, and no element-wise activation function: give a class of "
+            "your own",
+        ),
+        (
+            lambda: lbp.register_activation(ByNameOnly),
+            "ByNameOnly cannot be called with the pre-activations first (too many positional "
+            "arguments)",
+        ),
+        (
+            lambda: within("linear", Pair(), also=[Pair]),
+            "Pair gives a tuple for (6,): a rule needs an element-wise function",
         ),
         (lambda: lbp.register_activation(F.relu), "relu is registered already: a rule reaches it"),
         (

@@ -216,6 +216,10 @@ def test_outputs_and_inputs_may_be_nested():
             "the model rejects this input (RuntimeError: mat1 and mat2 shapes cannot be multiplied",
         ),
         (
+            lambda: audit(nn.Linear(6, 6, device="meta"), X.to("meta")),
+            "the model is on the meta device: give it numbers, as model.to_empty does",
+        ),
+        (
             lambda: audit(nn.ReLU(), X),
             "no output of the model has a gradient: there is nothing to look at",
         ),

@@ -6,7 +6,7 @@ Functions that modules hold are changed as well, see `lbp.held`.
 
 import fnmatch
 import inspect
-from collections.abc import Callable, Collection, Iterable, Iterator, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, replace
 from types import CodeType, FunctionType
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
@@ -448,7 +448,7 @@ def _verified(
     from lbp.reach import audit  # imported here: it needs this module
 
     args = example if isinstance(example, tuple) else (example,)
-    found = audit(model, **example) if isinstance(example, dict) else audit(model, *args)
+    found = audit(model, **example) if isinstance(example, Mapping) else audit(model, *args)
     if strict:
         remaining = [r for r in found.remaining if not r.is_in(not_chosen)]
         if remaining:

@@ -1,6 +1,7 @@
 """`linearize` with an example: the report says what a pass showed, and `strict` insists on it."""
 
 import copy
+from collections import UserDict
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ class Net(nn.Module):
         return self.act(self.tanh(self.layer(x)) * scale).clamp(min=0)
 
 
-@pytest.mark.parametrize("example", [X, (X,), {"x": X}, {"x": X, "scale": 2.0}])
+@pytest.mark.parametrize("example", [X, (X,), {"x": X}, UserDict(x=X, scale=2.0)])
 def test_an_example_is_what_the_model_is_called_with(example):
     _, report = lbp.linearize(Net(), example=example)
     assert report.audit.reached == {"tanh": 1, "act": 1}

@@ -244,8 +244,8 @@ def backward_rule(
 
     Raises:
         LbpError: If the name is unknown, the function takes other arguments, or `also` has
-            something other than classes of modules. Inside the block,
-            where tracing would lose the rule: by torch.export, torch.fx or torch.jit.trace.
+            something other than classes of modules. Inside the block, where tracing would lose the
+            rule: by torch.export, torch.fx or torch.jit.trace.
 
     Warns:
         LbpWarning: When something is called that no rule reaches, such as a softmax, and when a

@@ -52,8 +52,8 @@ class Report:
 
     Attributes:
         rule: The name of the rule.
-        changed: Name and class of each activation module that now follows it, and of each function
-            that a module holds the name of its attribute and of the function.
+        changed: Name and class of each activation module that now follows it. Where a module holds
+            a function: the name of the attribute, and of the function.
         left: Name of each module left as it was, and why: not chosen by `where`, out of reach of
             any rule, or with code of its own that calls an activation function (found by looking
             for the function's name in the code, so it can miss one).
@@ -311,11 +311,11 @@ def _everywhere(model: nn.Module) -> Iterator[nn.Module | Held]:
         yield from held_by(module, {})
 
 
-def _parts(place: nn.Module | Held) -> list[nn.Module]:
+def _parts(place: nn.Module | Held) -> list[nn.Module | Held]:
     """Return what is inside of a module that is taken whole."""
     if isinstance(place, Held) or not _is_whole(place):
         return []
-    return list(place.modules())[1:]
+    return list(_everywhere(place))[1:]
 
 
 def _label(place: nn.Module | Held) -> str:
@@ -537,7 +537,7 @@ def linearize(
         raise LbpError("strict=True needs an example: give example=, what the model is called with")
     register_loaded()
     modules = dict(model.named_modules())
-    classes, functions = further(also)
+    classes, functions = further(also) if also != () else (set(), {})
     found = places(model, classes, functions)
     _check_present(classes, functions, found)
     if not found:
@@ -545,7 +545,7 @@ def linearize(
     chosen = _checked_choice(found, where)
     before = _ruled(model) if example is not None else []
     changed, left = {}, {}
-    inside: set[nn.Module] = set()  # of modules that are taken whole
+    inside: set[nn.Module | Held] = set()  # of modules that are taken whole
     for name, place in found.items():
         parts = _parts(place)
         inside.update(parts)

@@ -185,13 +185,7 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
             nothing that has a gradient.
     """
     check_model(model)
-    if any(p.is_meta for p in model.parameters()):
-        raise LbpError("the model is on the meta device: give it numbers, as model.to_empty does")
-    ours = _copy(model)
-    seen = _Seen()
-    with _watched(ours, seen):
-        outputs = _call(ours, *_fresh(inputs, named))
-    seen.claim("", _nodes(outputs))
+    seen = _pass(model, inputs, named)
     gates, remaining = _gates(seen), _remaining(seen)
     owners = {r.module for r in remaining}.union(*((n, n.rpartition(".")[0]) for n in gates))
     return Audit(
@@ -203,6 +197,18 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
         differs=_differs(model, inputs, named),
         suggested=lookalikes({n: c for n, c in seen.called.items() if n in owners}, seen.kinds),
     )
+
+
+def _pass(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> "_Seen":
+    """Call a copy of a model and return what that shows."""
+    if any(p.is_meta for p in model.parameters()):
+        raise LbpError("the model is on the meta device: give it numbers, as model.to_empty does")
+    ours = _copy(model)
+    seen = _Seen()
+    with _watched(ours, seen):
+        seen.outputs = _call(ours, *_fresh(inputs, named))
+    seen.claim("", _nodes(seen.outputs))
+    return seen
 
 
 @dataclass(frozen=True)
@@ -223,11 +229,12 @@ class NotGates:
 def not_gates(model: nn.Module, *inputs: Any, **named: Any) -> NotGates:
     """Return a `where` that leaves gates alone, as one pass shows them.
 
-    A gate is a sigmoid, or another bounded function, that multiplies another branch, as in a
-    squeeze-and-excitation block. A sigmoid's slope is a quarter at most. Linear Backprop leaves it
-    out, so the error that comes through the gate is at least four times Backprop's, in addition to
-    that of the other branch. A gate left alone keeps its true derivative; what the other activation
-    functions add to the gradient stays. What multiplies itself counts as a gate, too, see `Audit`.
+    Here a gate is a sigmoid, or another bounded function with values between 0 and 1, that
+    multiplies another branch, as in a squeeze-and-excitation block. A sigmoid's slope is a quarter
+    at most. Linear Backprop leaves it out, so the error that comes through the gate is at least
+    four times Backprop's. A gate left alone keeps its true derivative; what the other activation
+    functions add to the gradient stays. `Audit.gates` counts more: also a tanh that is multiplied,
+    and what multiplies itself.
 
     A module that is a gate in one call is left alone in all. The result is a function of name and
     module, so it can be joined with a further condition in a function of your own.
@@ -242,7 +249,24 @@ def not_gates(model: nn.Module, *inputs: Any, **named: Any) -> NotGates:
     """
     check_model(model)
     changed, _ = linearize(_copy(model))
-    return NotGates(frozenset(audit(changed, *inputs, **named).gates))
+    return NotGates(_shares(_pass(changed, inputs, named)))
+
+
+@dataclass(frozen=True)
+class _Value:
+    """The value of one call under a rule, kept if the function is bounded."""
+
+    module: str
+    numbers: Tensor | None
+
+    @property
+    def bounded(self) -> bool:
+        return self.numbers is not None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the function is bounded, and all numbers lie between 0 and 1."""
+        return self.numbers is not None and bool(((self.numbers >= 0) & (self.numbers <= 1)).all())
 
 
 @dataclass
@@ -251,13 +275,14 @@ class _Seen:
 
     owner: dict[Any, str] = field(default_factory=dict)  # the module of each node
     ruled: set[Any] = field(default_factory=set)  # those of a rule
-    # The last of them in each call: its module, and whether the function is bounded.
-    values: dict[Any, tuple[str, bool]] = field(default_factory=dict)
+    # The last of them in each call.
+    values: dict[Any, _Value] = field(default_factory=dict)
     summed: set[Any] = field(default_factory=set)  # those whose value goes into a sum
     reached: Counter[str] = field(default_factory=Counter)
     kinds: set[Covered] = field(default_factory=set)  # what the rule reached
     called: dict[str, Called] = field(default_factory=dict)  # modules with one input and output
     stack: list[str] = field(default_factory=lambda: [""])
+    outputs: list[Tensor] = field(default_factory=list)  # without them the graph is freed
 
     def claim(self, module: str, starts: Iterable[Any]) -> None:
         """Give a module the nodes behind some, themselves included, that no module has yet."""
@@ -273,7 +298,8 @@ class _Seen:
         new = list(_behind(_nodes(out), self.owner))
         self.owner.update(dict.fromkeys(new, module))
         self.ruled.update(new)
-        self.values.update(dict.fromkeys(_nodes(out), (module, covered.bounded)))
+        value = _Value(module, out.detach() if covered.bounded else None)
+        self.values.update(dict.fromkeys(_nodes(out), value))
         self.reached[module] += 1
         self.kinds.add(covered)
 
@@ -398,13 +424,28 @@ def _gates(seen: _Seen) -> dict[str, int]:
     A gate is a bounded function that is a factor of a product, or one that multiplies itself.
     """
     found: set[Any] = set()
-    for product in seen.owner.keys() - seen.ruled:
-        if not _is_product(product):
-            continue
-        factors = [_source(seen, f) for f, _ in product.next_functions if f is not None]
+    for factors in _products(seen):
         itself = len(factors) > len(set(factors))
-        found.update(f for f in factors if f in seen.values and (seen.values[f][1] or itself))
-    return dict(Counter(module for node, (module, _) in seen.values.items() if node in found))
+        found.update(f for f in factors if f in seen.values and (seen.values[f].bounded or itself))
+    return dict(Counter(value.module for node, value in seen.values.items() if node in found))
+
+
+def _shares(seen: _Seen) -> frozenset[str]:
+    """Return the modules whose calls multiply another branch by numbers between 0 and 1."""
+    values = [
+        seen.values[f]
+        for factors in _products(seen)
+        for f in factors
+        if f in seen.values and len(set(factors)) > 1
+    ]
+    return frozenset(value.module for value in values if value.is_share)
+
+
+def _products(seen: _Seen) -> Iterator[list[Any]]:
+    """Yield what the factors of each product come from."""
+    for product in seen.owner.keys() - seen.ruled:
+        if _is_product(product):
+            yield [_source(seen, f) for f, _ in product.next_functions if f is not None]
 
 
 def _source(seen: _Seen, node: Any) -> Any:

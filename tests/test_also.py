@@ -104,6 +104,22 @@ def test_what_is_inside_gets_its_true_derivative_back():
     torch.testing.assert_close(gradient(lbp.restore(unit)), TRUE)
 
 
+def test_so_does_a_function_that_it_holds():
+    class HeldSquared(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.act = torch.tanh
+
+        def forward(self, z):
+            return self.act(z) ** 2
+
+    unit, report = lbp.linearize(HeldSquared())
+    assert report.changed == {"act": "tanh"}
+    lbp.linearize(unit, "leaky", also=[HeldSquared])
+    torch.testing.assert_close(gradient(unit), 0.1 * G + 0.9 * TRUE)
+    assert lbp.restore(unit).act is torch.tanh
+
+
 def test_registering_it_later_lets_every_block_take_it_whole():
     class Later(Squared):
         pass

@@ -27,7 +27,8 @@ class SqueezeExcite(nn.Module):
 
 def net(gate):
     torch.manual_seed(0)
-    return nn.Sequential(nn.Tanh(), SqueezeExcite(gate), nn.Sigmoid()).double()
+    first = nn.Sequential(nn.Linear(5, 5), nn.Tanh())
+    return nn.Sequential(first, SqueezeExcite(gate), nn.Sigmoid()).double()
 
 
 def identity_backwards(function, z):
@@ -50,12 +51,12 @@ def test_the_gate_is_true_and_all_else_linear(name):
     assert where.gates == {"1.gate"}
     assert not lbp.audit(model, X).reached  # the model itself is not changed
     _, report = lbp.linearize(model, where=where, example=X, strict=True)
-    assert set(report.changed) == {"0", "1.act", "2"}
-    assert report.audit.gates == {}
+    assert set(report.changed) == {"0.1", "1.act", "2"}
+    assert report.audit.gates == {"0.1": 1}  # a bounded signal, which the gate multiplies
     assert type(model[1].gate) is type(gate)
 
     def by_definition(x):
-        x = identity_backwards(torch.tanh, x)
+        x = identity_backwards(torch.tanh, model[0][0](x))
         block = model[1]
         hidden = identity_backwards(torch.relu, block.reduce(x.mean(-1)))
         x = x * definition(block.expand(hidden)).unsqueeze(-1)
@@ -73,7 +74,7 @@ def test_it_can_be_joined_with_another_condition():
     model = net(nn.Sigmoid())
     open_to_change = lbp.not_gates(model, X)
     _, report = lbp.linearize(
-        model, where=lambda name, module: name != "0" and open_to_change(name, module)
+        model, where=lambda name, module: name != "0.1" and open_to_change(name, module)
     )
     assert set(report.changed) == {"1.act", "2"}
 
@@ -126,8 +127,8 @@ def test_squeeze_and_excitation_networks(name):
 
     assert kinds
     assert report.audit.gates == {}
-    blocks = [name for name, _ in model.named_modules() if name.endswith(".se")]
-    assert where.gates == {f"{block}.gate" for block in blocks}
+    names = [name for name, _ in model.named_modules()]
+    assert where.gates == {name for name in names if name.endswith(".se.gate")}
     z = torch.linspace(-4, 4, 10, dtype=torch.float64, requires_grad=True)
     for gate, kind in kinds.items():
         module = model.get_submodule(gate)

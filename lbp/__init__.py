@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from lbp.errors import LbpError, LbpWarning
     from lbp.linearization import from_layer, linearize, restore
     from lbp.literature import compose
-    from lbp.reach import Audit, audit
+    from lbp.reach import Audit, audit, not_gates
     from lbp.registration import register_activation
     from lbp.rules import Rule, leaky, surrogate
 
@@ -25,6 +25,7 @@ __all__ = [
     "leaky",
     "linearize",
     "literature",
+    "not_gates",
     "register_activation",
     "restore",
     "surrogate",
@@ -41,6 +42,7 @@ _MODULES = {
     "from_layer": "linearization",
     "leaky": "rules",
     "linearize": "linearization",
+    "not_gates": "reach",
     "register_activation": "registration",
     "restore": "linearization",
     "surrogate": "rules",

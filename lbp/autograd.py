@@ -16,7 +16,7 @@ from torch.torch_version import TorchVersion
 from lbp.coverage import Covered, not_overwriting, overwrites
 from lbp.errors import LbpError
 from lbp.rules import LINEAR, Rule
-from lbp.whole import Whole
+from lbp.whole import Whole, check_element_wise
 
 OLDEST_TORCH = "2.11"
 
@@ -229,6 +229,11 @@ def _from_value(
                 f"the function of the rule {rule.name} returned {found} for {tuple(z.shape)}: give "
                 "an element-wise one"
             )
+        if z.requires_grad and not s.requires_grad:
+            raise LbpError(
+                f"the function of the rule {rule.name} has no gradient: give one that PyTorch can "
+                "differentiate, without detach() and torch.no_grad()"
+            )
         out = _apply(_Joined, y, s, None, rule, 0.0)
     else:
         assert rule.keep is not None
@@ -402,10 +407,25 @@ def call_whole(
     """
     if unit.learns:
         covered = replace(covered, learns=True)
-    out = call(rule, covered, unit, args, kwargs)
-    if out.shape != args[0].shape:
-        raise LbpError(
-            f"{type(unit.module).__name__} gives {tuple(out.shape)} for {tuple(args[0].shape)}: "
-            "a rule needs an element-wise function"
-        )
+    return call_own(rule, covered, unit, args, kwargs)
+
+
+def call_own(
+    rule: Rule,
+    covered: Covered,
+    function: Callable[..., Tensor],
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Call a function that is not PyTorch's, as `call` calls those.
+
+    The tensors that it is given beside the pre-activations keep their true gradient.
+
+    Raises:
+        LbpError: As `call`, or if the value has another shape than the pre-activations.
+    """
+    if any(isinstance(v, Tensor) and v.requires_grad for v in (*args[1:], *kwargs.values())):
+        covered = replace(covered, learns=True)
+    out = call(rule, covered, function, args, kwargs)
+    check_element_wise(covered.name, args[0], out)
     return out

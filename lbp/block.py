@@ -7,10 +7,11 @@ import contextlib
 import itertools
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
+from torch import nn
 from torch._higher_order_ops.wrap import tag_activation_checkpoint
 from torch.overrides import (
     TorchFunctionMode,
@@ -18,11 +19,12 @@ from torch.overrides import (
     get_overridable_functions,
 )
 
-from lbp.autograd import call, call_stock, call_whole, refuse_jit_trace
-from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, WHOLE
-from lbp.errors import LbpWarning
+from lbp.autograd import call, call_own, call_stock, call_whole, refuse_jit_trace
+from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, WHOLE, Covered
+from lbp.errors import LbpError, LbpWarning
 from lbp.literature import as_rule
 from lbp.rules import Field, Rule
+from lbp.whole import Whole
 
 
 def _tell_dynamo() -> None:
@@ -70,10 +72,11 @@ class BackwardRule(TorchFunctionMode):
     fails. So it runs a block that it cannot compile whole as Python does.
     """
 
-    def __init__(self, rule: Rule, sign: bool) -> None:
+    def __init__(self, rule: Rule, sign: bool, also: Mapping[Callable[..., Any], Covered]) -> None:
         super().__init__()
         self.rule = rule
         self.sign = sign
+        self.also = also  # by which the block sees classes that it alone takes whole
         self.reached = False  # whether an activation function was called since the block began
         self.began = 0  # the number of the next node of autograd's graph at that time
 
@@ -94,8 +97,10 @@ class BackwardRule(TorchFunctionMode):
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         kwargs = kwargs or {}
-        covered = FUNCTIONS.get(func)
+        covered = FUNCTIONS.get(func) or self.also.get(func)
         if covered is None:
+            if func in WHOLE:
+                return self._in_its_own_code(*args, **kwargs)
             if func in FUNCTIONS_LEFT_ALONE and torch.is_grad_enabled():
                 self._warn(func)
             elif func in _BACKWARD and not self.reached:
@@ -118,7 +123,17 @@ class BackwardRule(TorchFunctionMode):
         if func in WHOLE:
             z, unit, *further = args
             return call_whole(self.rule, covered, unit, (z, *further), kwargs)
+        if not covered.functions:
+            return call_own(self.rule, covered, func, args, kwargs)
         return call(self.rule, covered, func, args, kwargs)
+
+    def _in_its_own_code(self, z: Any, unit: Whole, *args: Any, **kwargs: Any) -> Any:
+        """Call a module that this block does not take whole, and reach what it calls."""
+        reached, began = self.reached, self.began
+        with self:
+            out = unit.forward(unit.module, z, *args, **kwargs)
+        self.reached, self.began = self.reached or reached, began
+        return out
 
     def _around(self, function: Callable[..., Any]) -> Callable[..., Any]:
         def inside(*args: Any, **kwargs: Any) -> Any:
@@ -185,7 +200,10 @@ class _OnlyInside(contextlib.AbstractContextManager[None]):
 
 
 def backward_rule(
-    rule: str | Rule | Field = "linear", *, sign: bool = False
+    rule: str | Rule | Field = "linear",
+    *,
+    sign: bool = False,
+    also: Iterable[type[nn.Module]] = (),
 ) -> contextlib.AbstractContextManager[Any]:
     """Return a context in which activation functions have another backward pass.
 
@@ -221,18 +239,30 @@ def backward_rule(
             to the pre-activations. All three are tensors of one shape.
         sign: Whether `torch.sign` is an activation function here. Under "linear" and "ste-clip" it
             is then a straight-through estimator.
+        also: Further classes of activation modules, taken whole in this block only; see
+            `lbp.register_activation`.
 
     Raises:
-        LbpError: If the name is unknown, or the function takes other arguments. Inside the block,
-            where tracing would lose the rule: by torch.export, torch.fx or torch.jit.trace.
+        LbpError: If the name is unknown, the function takes other arguments, or `also` has
+            something other than classes of modules. Inside the block, where tracing would lose the
+            rule: by torch.export, torch.fx or torch.jit.trace.
 
     Warns:
         LbpWarning: When something is called that no rule reaches, such as a softmax, and when a
             backward pass starts in the block before the rule has reached a function.
     """
-    from lbp.known import register_loaded  # imported here: it needs this module
+    # imported here: they need this module
+    from lbp.known import register_loaded
+    from lbp.registration import further, take_whole
 
     register_loaded()
     checked = as_rule(rule)
-    mode = BackwardRule(checked, sign)
+    classes, functions = further(also) if also != () else (set(), {})
+    for covered in functions.values():
+        raise LbpError(
+            f"also={covered.name}: a block does not see a call of a Python function; let the model "
+            "call what lbp.register_activation returns for it"
+        )
+    taken = {take_whole(kind) for kind in classes}
+    mode = BackwardRule(checked, sign, {seen: WHOLE[seen] for seen in taken})
     return _OnlyInside(mode) if checked.is_bp else mode

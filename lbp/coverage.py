@@ -189,7 +189,7 @@ FUNCTIONS = {resolve(name): c for c in COVERED for name in c.functions + c.in_pl
 MODULES: dict[type[nn.Module], Covered] = {
     getattr(nn, c.name): c for c in COVERED if hasattr(nn, c.name)
 }
-WHOLE: set[Callable[..., Any]] = set()  # of these functions: those of modules taken whole
+WHOLE: dict[Callable[..., Any], Covered] = {}  # by which blocks see classes taken whole
 FUNCTIONS_LEFT_ALONE = {resolve(name): (name, d.why) for d in LEFT_ALONE for name in d.functions}
 MODULES_LEFT_ALONE: dict[type[nn.Module], str] = {
     getattr(nn, name): d.why for d in LEFT_ALONE for name in d.modules

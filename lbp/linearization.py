@@ -1,14 +1,15 @@
 """`linearize` and `restore`: another backward pass for the activation modules of any model.
 
 A module keeps its identity and state. Its class becomes a subclass that calls `lbp.autograd.call`.
+Functions that modules hold are changed as well, see `lbp.held`.
 """
 
 import fnmatch
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
-from types import BuiltinFunctionType, CodeType, FunctionType
-from typing import Any, ClassVar, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, replace
+from types import CodeType, FunctionType
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, NamedTuple, NoReturn, TypeGuard, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -16,11 +17,15 @@ from torch._compile import _disable_dynamo
 from torch.fx import Proxy
 
 from lbp.autograd import call, call_whole, refuse_jit_trace
-from lbp.coverage import COVERED, FUNCTIONS, MODULES, MODULES_LEFT_ALONE, Covered, resolve
+from lbp.coverage import COVERED, MODULES, MODULES_LEFT_ALONE, Covered, resolve
 from lbp.errors import LbpError, short
+from lbp.held import Functions, Held, held_by, in_containers
 from lbp.literature import as_rule
 from lbp.rules import BP, Field, Rule, is_whole
 from lbp.whole import Whole, first_argument
+
+if TYPE_CHECKING:
+    from lbp.reach import Audit
 
 Model = TypeVar("Model", bound=nn.Module)
 Predicate = Callable[[str, nn.Module], bool]
@@ -47,15 +52,18 @@ class Report:
 
     Attributes:
         rule: The name of the rule.
-        changed: Name and class of each activation module that now follows it.
+        changed: Name and class of each activation module that now follows it. Where a module holds
+            a function: the name of the attribute, and of the function.
         left: Name of each module left as it was, and why: not chosen by `where`, out of reach of
             any rule, or with code of its own that calls an activation function (found by looking
             for the function's name in the code, so it can miss one).
+        audit: What a pass showed, if `linearize` had an example to call the model with.
     """
 
     rule: str
     changed: dict[str, str]
     left: dict[str, str]
+    audit: "Audit | None" = None
 
     def __str__(self) -> str:
         lines = [f"changed to the rule {self.rule}: {len(self.changed)}"]
@@ -63,7 +71,11 @@ class Report:
         if self.left:
             lines += [f"left as they were: {len(self.left)}"]
             lines += [f"  {name or '(the model)'}: {why}" for name, why in self.left.items()]
-        return "\n".join(lines)
+        if self.audit:
+            return "\n".join([*lines, "in a pass:", str(self.audit)])
+        return "\n".join(
+            [*lines, "not verified: lbp.audit(model, inputs) or example=inputs does so"]
+        )
 
 
 class _NotUnpacked(LbpError, AttributeError):
@@ -140,22 +152,24 @@ class _WholeUnderRule(_UnderRule):
         return called(self.lbp_rule, self._covered, unit, args, kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Its class is made when the unit is registered, which another process has not done yet.
-        return _as_pickled, (STOCK[type(self)],), self.__getstate__()  # type: ignore[no-untyped-call]
+        # Its class is made when the unit is taken whole, which another process has not done yet.
+        stock = STOCK[type(self)]
+        return _as_pickled, (stock, stock in MODULES), self.__getstate__()  # type: ignore[no-untyped-call]
 
 
 # `torch.compiler.disable` does the same, but loads the compiler at once: seconds.
 _in_python: Callable[..., Tensor] = _disable_dynamo(call_whole)
 
 
-def _as_pickled(stock: type[nn.Module]) -> nn.Module:
+def _as_pickled(stock: type[nn.Module], registered: bool = True) -> nn.Module:
     """Return an empty module of a class under a rule; pickle fills it."""
     from lbp.known import register_loaded  # imported here: they need this module
-    from lbp.registration import register_activation
+    from lbp.registration import register_activation, take_whole
 
     register_loaded()
-    if stock not in RULED:
+    if registered and stock not in MODULES:
         register_activation(stock)
+    take_whole(stock)
     return RULED[stock].__new__(RULED[stock])
 
 
@@ -191,12 +205,9 @@ def add_module_class(
     STOCK[RULED[stock]] = stock
 
 
-def add_whole_class(stock: type[nn.Module], *, bounded: bool = False) -> Covered:
+def add_whole_class(stock: type[nn.Module], covered: Covered) -> None:
     """Make the class whose modules are modules of `stock` under a rule, taken whole."""
-    covered = Covered(stock.__name__, (), bounded=bounded)
     add_module_class(stock, covered, stock.forward, {"__name__": __name__}, _WholeUnderRule)
-    MODULES[stock] = covered
-    return covered
 
 
 for _stock, _covered in MODULES.items():
@@ -243,9 +254,37 @@ _FUNCTION_NAMES = {
 def _calls(module: nn.Module) -> set[str]:
     """Return the names of activation functions that a module seems to call itself."""
     in_code = {n for n in _mentioned(type(module)) & _FUNCTION_NAMES if not hasattr(module, n)}
-    functions = (FunctionType, BuiltinFunctionType)
-    held = {v for v in vars(module).values() if isinstance(v, functions) and v in FUNCTIONS}
-    return in_code | {function.__name__ for function in held}
+    return in_code | in_containers(module)
+
+
+def _is_whole(module: nn.Module) -> bool:
+    return issubclass(RULED[_stock_class(module)], _WholeUnderRule)
+
+
+def places(
+    model: nn.Module, classes: Collection[type] = (), functions: Functions | None = None
+) -> dict[str, nn.Module | Held]:
+    """Return the modules and held functions that a rule can reach, as `activation_modules` does.
+
+    Args:
+        model: The model.
+        classes: Further classes of modules, all of them taken whole.
+        functions: Further functions.
+    """
+    found: dict[str, nn.Module | Held] = {}
+    whole: set[nn.Module] = set()
+    for name, module in model.named_modules():
+        if module in whole:
+            continue
+        kind = type(module)
+        if (kind in STOCK or kind in MODULES or kind in classes) and "forward" not in vars(module):
+            found[name] = module
+            if _is_whole(module):
+                whole.update(module.modules())
+        else:
+            for held in held_by(module, functions or {}):
+                found[f"{name}.{held.attribute}".removeprefix(".")] = held
+    return found
 
 
 def activation_modules(model: nn.Module) -> dict[str, nn.Module]:
@@ -255,20 +294,37 @@ def activation_modules(model: nn.Module) -> dict[str, nn.Module]:
     reach, and so is what is inside of a module that is taken whole. A module registered under
     several names has the first of them.
     """
-    found: dict[str, nn.Module] = {}
-    whole: set[nn.Module] = set()
-    for name, module in model.named_modules():
-        if module in whole or _stock_class(module) not in MODULES or "forward" in vars(module):
-            continue
-        found[name] = module
-        if issubclass(RULED[_stock_class(module)], _WholeUnderRule):
-            whole.update(module.modules())
-    return found
+    return {name: m for name, m in places(model).items() if isinstance(m, nn.Module)}
 
 
-def changed_modules(model: nn.Module) -> dict[str, Rule]:
-    """Return the rules of the modules of a model that `linearize` has changed, by name."""
-    return {name: m.lbp_rule for name, m in model.named_modules() if isinstance(m, _UnderRule)}
+def _rule(place: nn.Module | Held) -> Rule | None:
+    """Return the rule that a module or a held function follows, if any."""
+    if isinstance(place, Held):
+        return place.rule
+    return place.lbp_rule if isinstance(place, _UnderRule) else None
+
+
+def _everywhere(model: nn.Module) -> Iterator[nn.Module | Held]:
+    """Yield all modules of a model, and the functions they hold that follow a rule."""
+    for module in model.modules():
+        yield module
+        yield from held_by(module, {})
+
+
+def _parts(place: nn.Module | Held) -> list[nn.Module | Held]:
+    """Return what is inside of a module that is taken whole."""
+    if isinstance(place, Held) or not _is_whole(place):
+        return []
+    return list(_everywhere(place))[1:]
+
+
+def _label(place: nn.Module | Held) -> str:
+    return place.name if isinstance(place, Held) else _stock_class(place).__name__
+
+
+def changed_places(model: nn.Module) -> dict[str, nn.Module | Held]:
+    """Return the modules and held functions of a model that `linearize` has changed, by name."""
+    return {name: place for name, place in places(model).items() if _rule(place)}
 
 
 def _why_left(module: nn.Module) -> str | None:
@@ -282,9 +338,9 @@ def _why_left(module: nn.Module) -> str | None:
         )
     if calls := _calls(module):
         return f"calls {', '.join(sorted(calls))}: only lbp.backward_rule reaches that"
-    for kind in MODULES:
-        if isinstance(module, kind):
-            return f"{type(module).__name__}, a subclass of {kind.__name__}"
+    if isinstance(module, tuple(MODULES)):
+        kind = next(kind for kind in MODULES if isinstance(module, kind))
+        return f"{type(module).__name__}, a subclass of {kind.__name__}"
     for kind, why in MODULES_LEFT_ALONE.items():
         if isinstance(module, kind):
             return f"{type(module).__name__}, {why}"
@@ -303,7 +359,8 @@ def _takes_name_and_module(where: object) -> TypeGuard[Predicate]:
     return True
 
 
-def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
+def _chosen(places: dict[str, nn.Module | Held], where: Where) -> set[str]:
+    found = {n: p.module if isinstance(p, Held) else p for n, p in places.items()}
     if where is None:
         return set(found)
     if isinstance(where, FromLayer):
@@ -317,12 +374,12 @@ def _chosen(found: dict[str, nn.Module], where: Where) -> set[str]:
     if not _takes_name_and_module(where):
         raise LbpError(
             f"where={short(where)} is not understood: give a name pattern, a class or a tuple of "
-            "classes, a function of name and module, or from_layer(k)"
+            "classes, a function of name and module, from_layer(k) or not_gates(model, inputs)"
         )
     return {name for name, module in found.items() if where(name, module)}
 
 
-def _checked_choice(found: dict[str, nn.Module], where: Where) -> set[str]:
+def _checked_choice(found: dict[str, nn.Module | Held], where: Where) -> set[str]:
     chosen = _chosen(found, where)
     if chosen:
         return chosen
@@ -343,8 +400,12 @@ def _no_activations(modules: dict[str, nn.Module]) -> str:
     return "the model has no activation modules: lbp.backward_rule may reach what it calls"
 
 
-def _change(module: nn.Module, rule: Rule) -> None:
-    """Make one activation module follow a rule; "bp" turns it back into a stock module."""
+def _change(place: nn.Module | Held, rule: Rule) -> None:
+    """Make one module or held function follow a rule; "bp" turns it back into the stock one."""
+    if isinstance(place, Held):
+        place.change(rule)
+        return
+    module = place
     stock = _stock_class(module)
     if type(module) in STOCK:
         module.__class__ = stock
@@ -352,6 +413,56 @@ def _change(module: nn.Module, rule: Rule) -> None:
     if not rule.is_bp:
         module.__class__ = RULED[stock]
         module.lbp_rule = rule  # type: ignore[assignment]  # nn.Module types its attributes
+
+
+def _check_present(
+    classes: Iterable[type], functions: Functions, found: dict[str, nn.Module | Held]
+) -> None:
+    """Raise `LbpError` if something that a user names in `also` is not in the model."""
+    kinds = {_stock_class(place) for place in found.values() if isinstance(place, nn.Module)}
+    if absent := [kind.__name__ for kind in classes if kind not in kinds]:
+        raise LbpError(f"also={', '.join(absent)}: the model has no module of that class")
+    held = {place.function for place in found.values() if isinstance(place, Held)}
+    if absent := [covered.name for f, covered in functions.items() if f not in held]:
+        raise LbpError(
+            f"also={', '.join(absent)}: no module holds that function as an attribute; let the "
+            "model call what lbp.register_activation returns for it"
+        )
+
+
+def _ruled(model: nn.Module) -> list[tuple[nn.Module | Held, Rule]]:
+    return [(place, rule) for place in _everywhere(model) if (rule := _rule(place))]
+
+
+def _undo(model: nn.Module, before: list[tuple[nn.Module | Held, Rule]]) -> None:
+    for place in _everywhere(model):
+        _change(place, BP)
+    for place, rule in before:
+        _change(place, rule)
+
+
+def _verified(
+    model: nn.Module, report: Report, not_chosen: Set[str], example: Any, strict: bool
+) -> Report:
+    """Return the report with what a pass shows; `strict` raises `LbpError` for what remains."""
+    from lbp.reach import audit  # imported here: it needs this module
+
+    args = example if isinstance(example, tuple) else (example,)
+    found = audit(model, **example) if isinstance(example, Mapping) else audit(model, *args)
+    if strict:
+        remaining = [r for r in found.remaining if not r.is_in(not_chosen)]
+        if remaining:
+            names = ", ".join(f"{r.likely} in {r.module or 'the model'}" for r in remaining[:5])
+            more = ", ..." if len(remaining) > 5 else ""
+            classes = ", ".join(found.suggested)
+            raise LbpError(
+                f"strict: the rule {report.rule} does not reach {names}{more}: "
+                + (f"give also=[{classes}], or " if classes else "")
+                + "use lbp.backward_rule"
+            )
+        if not found.reached:
+            raise LbpError(f"strict: the rule {report.rule} reaches no call in this pass")
+    return replace(report, audit=found)
 
 
 def check_model(model: object) -> None:
@@ -363,7 +474,13 @@ def check_model(model: object) -> None:
 
 
 def linearize(
-    model: Model, rule: str | Rule | Field = "linear", where: Where = None
+    model: Model,
+    rule: str | Rule | Field = "linear",
+    where: Where = None,
+    *,
+    also: Iterable[type[nn.Module] | Callable[..., Tensor]] = (),
+    example: Any = None,
+    strict: bool = False,
 ) -> Linearized[Model]:
     """Give the activation modules of a model another backward pass.
 
@@ -372,14 +489,18 @@ def linearize(
     stay as they were. Further calls change further modules, or the same ones again, so that rules
     can be mixed; "bp" turns them back into stock modules.
 
+    A function that a module holds as an attribute is changed as well, under the attribute's name:
+    `layers.0.activation` of an `nn.TransformerEncoder`, whose layers hold `F.relu`. The attribute
+    is then another object, so code that asks whether it `is F.relu` finds that it is not.
+
     torch.jit.script and torch.jit.trace keep no backward pass, and torch.ao's `fuse_modules` knows
     the stock classes alone: use them before `linearize`, or after `restore`. torch.compile keeps
     the rule. Of the transforms of torch.func, it compiles one `grad`, `vjp` or `jacrev`, whose
     result is then not to be differentiated again: that would miss parts of it. `vmap` breaks the
     graph (an error with fullgraph=True), and others raise an error: call these uncompiled.
 
-    A function that a module calls, such as `torch.nn.functional.relu`, is out of reach here and
-    named in the report; `lbp.backward_rule` reaches it.
+    A function that a module calls by its name, such as `torch.nn.functional.relu`, is out of reach
+    here and named in the report; `lbp.backward_rule` reaches it.
 
     Args:
         model: Any module; it is changed in place. The learned parameter of PReLU keeps its true
@@ -387,8 +508,15 @@ def linearize(
         rule: As for `lbp.backward_rule`.
         where: Which activation modules: a pattern for their names (as in `fnmatch`, its * matches
             dots), a class or a tuple of classes, a function of name and module, `from_layer(k)`,
-            or None for all. A class also chooses its subclasses: `nn.Hardtanh` takes `nn.ReLU6`. A
-            module registered under several names has the first of them.
+            `not_gates(model, inputs)`, or None for all. A class also chooses its subclasses:
+            `nn.Hardtanh` takes `nn.ReLU6`. A module registered under several names has the first of
+            them. For a function that a module holds, the module is asked.
+        also: Further classes of activation modules that are taken whole, and further functions that
+            modules hold, in this call only; see `lbp.register_activation`.
+        example: What the model is called with: a tuple of arguments, a dict of arguments by name,
+            or one argument. With it, the report holds what `lbp.audit` finds in a pass.
+        strict: Whether it is an error if the pass calls an activation function that is chosen but
+            keeps its true derivative, or calls none that follows the rule.
 
     Returns:
         The model, and a report of what was changed and what was left alone.
@@ -396,28 +524,49 @@ def linearize(
     Raises:
         LbpError: If the rule is unknown, the model has no activation modules that a rule can reach
             (one whose forward was replaced on the instance is out of reach), or `where` matches
-            none of them. Nothing is changed then.
+            none of them; if `also` names something that is not in the model; if the model rejects
+            the example, or `strict` finds something. Nothing is changed then.
     """
-    from lbp.known import register_loaded  # imported here: it needs this module
+    # imported here: they need this module
+    from lbp.known import register_loaded
+    from lbp.registration import further
 
     checked = as_rule(rule)
     check_model(model)
+    if strict and example is None:
+        raise LbpError("strict=True needs an example: give example=, what the model is called with")
     register_loaded()
     modules = dict(model.named_modules())
-    found = activation_modules(model)
+    classes, functions = further(also) if also != () else (set(), {})
+    found = places(model, classes, functions)
+    _check_present(classes, functions, found)
     if not found:
         raise LbpError(_no_activations(modules))
     chosen = _checked_choice(found, where)
+    before = _ruled(model) if example is not None else []
     changed, left = {}, {}
-    for name, module in modules.items():
+    inside: set[nn.Module | Held] = set()  # of modules that are taken whole
+    for name, place in found.items():
+        parts = _parts(place)
+        inside.update(parts)
         if name in chosen:
-            changed[name] = _stock_class(module).__name__
-            _change(module, checked)
-        elif name in found:
-            left[name] = f"{_stock_class(module).__name__}, not chosen"
-        elif why := _why_left(module):
+            changed[name] = _label(place)
+            _change(place, checked)
+            for part in parts:
+                _change(part, BP)
+        else:
+            left[name] = f"{_label(place)}, not chosen"
+    for name, module in modules.items():
+        if name not in found and module not in inside and (why := _why_left(module)):
             left[name] = why
-    return Linearized(model, Report(checked.name, changed, left))
+    report = Report(checked.name, changed, left)
+    if example is not None:
+        try:
+            report = _verified(model, report, found.keys() - chosen, example, strict)
+        except BaseException:
+            _undo(model, before)
+            raise
+    return Linearized(model, report)
 
 
 def restore(model: Model) -> Model:
@@ -440,6 +589,6 @@ def restore(model: Model) -> Model:
                 f"the forward of {type(module).__name__} was replaced on the instance after "
                 "linearize: undo that first (del module.forward)"
             )
-    for module in model.modules():
-        _change(module, BP)
+    for place in _everywhere(model):
+        _change(place, BP)
     return model

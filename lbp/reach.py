@@ -7,7 +7,7 @@ from the calls themselves; the others are judged by their names.
 import copy
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,7 +21,9 @@ from lbp import autograd
 from lbp.block import backward_rule
 from lbp.coverage import Covered
 from lbp.errors import LbpError
-from lbp.linearization import changed_modules, check_model, restore
+from lbp.held import Held
+from lbp.linearization import changed_places, check_model, linearize, places, restore
+from lbp.lookalike import Called, lookalikes
 
 # What a node is likely to be, by its name, as a pattern.
 _ACTIVATIONS = {
@@ -91,22 +93,32 @@ class Remaining:
     likely: str
     times: int
 
+    def is_in(self, places: Set[str]) -> bool:
+        """Whether they are made in one of these modules, or by a function that it holds."""
+        parts = self.module.split(".")
+        inside = {".".join(parts[:n]) for n in range(1, len(parts) + 1)}
+        return not inside.isdisjoint(places)
+
 
 @dataclass(frozen=True)
 class Audit:
     """What a rule reaches in a model, as one pass showed it.
 
     Attributes:
-        reached: How many calls the rule reached, by the module that made them.
+        reached: How many calls the rule reached, by the module that made them, or the attribute
+            that holds the function.
         gates: How many of these calls are gates: a bounded function that multiplies another branch,
             as in x * sigmoid(x) or a squeeze-and-excitation block, or one that multiplies itself.
             There the rule changes one factor of a larger function, whose gradient is then neither
             Backprop's nor the rule's.
-        never_called: Changed modules that the pass did not call.
+        never_called: Changed modules and functions that the pass did not call.
         remaining: Activation functions, or what may be some, that keep their true derivative.
         others: How many further nodes are not linear, by kind: softmax, normalisation and so on.
             They are no activation functions, and no rule is meant to reach them.
         differs: Whether some gradient differs from that of Backprop.
+        suggested: Classes whose modules remain or act as gates, but behave as activation functions:
+            element by element, and not linear. By the class's name, the modules. They can be taken
+            whole, see `lbp.register_activation`.
     """
 
     reached: Mapping[str, int]
@@ -115,6 +127,7 @@ class Audit:
     remaining: tuple[Remaining, ...]
     others: Mapping[str, int]
     differs: bool
+    suggested: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
     def complete(self) -> bool:
@@ -137,6 +150,11 @@ class Audit:
             lines += [
                 f"  {_shown(r.module)}: {r.likely} ({r.node}), {r.times}" for r in self.remaining
             ]
+        lines += [
+            f"{kind} looks like an activation function ({', '.join(map(_shown, names))}): "
+            f"lbp.register_activation({kind}), or also=[{kind}], takes it whole"
+            for kind, names in self.suggested.items()
+        ]
         if self.others:
             kinds = ", ".join(f"{kind} {n}" for kind, n in sorted(self.others.items()))
             lines += [f"not linear, but no activation functions: {kinds}"]
@@ -167,19 +185,88 @@ def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
             nothing that has a gradient.
     """
     check_model(model)
+    seen = _pass(model, inputs, named)
+    gates, remaining = _gates(seen), _remaining(seen)
+    owners = {r.module for r in remaining}.union(*((n, n.rpartition(".")[0]) for n in gates))
+    return Audit(
+        reached=dict(seen.reached),
+        gates=gates,
+        never_called=tuple(n for n in changed_places(model) if n not in seen.reached),
+        remaining=remaining,
+        others=dict(_others(seen)),
+        differs=_differs(model, inputs, named),
+        suggested=lookalikes({n: c for n, c in seen.called.items() if n in owners}, seen.kinds),
+    )
+
+
+def _pass(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> "_Seen":
+    """Call a copy of a model and return what that shows."""
+    if any(p.is_meta for p in model.parameters()):
+        raise LbpError("the model is on the meta device: give it numbers, as model.to_empty does")
     ours = _copy(model)
     seen = _Seen()
     with _watched(ours, seen):
-        outputs = _call(ours, *_fresh(inputs, named))
-    seen.claim("", _nodes(outputs))
-    return Audit(
-        reached=dict(seen.reached),
-        gates=_gates(seen),
-        never_called=tuple(n for n in changed_modules(ours) if n not in seen.reached),
-        remaining=_remaining(seen),
-        others=dict(_others(seen)),
-        differs=_differs(model, inputs, named),
-    )
+        seen.outputs = _call(ours, *_fresh(inputs, named))
+    seen.claim("", _nodes(seen.outputs))
+    return seen
+
+
+@dataclass(frozen=True)
+class NotGates:
+    """Chooses the activation functions that are no gates, see `not_gates`.
+
+    Attributes:
+        gates: The names of the gates.
+    """
+
+    gates: frozenset[str]
+
+    def __call__(self, name: str, module: nn.Module) -> bool:
+        """Whether an activation function of this name is chosen."""
+        return name not in self.gates
+
+
+def not_gates(model: nn.Module, *inputs: Any, **named: Any) -> NotGates:
+    """Return a `where` that leaves gates alone, as one pass shows them.
+
+    Here a gate is a sigmoid, or another bounded function with values between 0 and 1, that
+    multiplies another branch, as in a squeeze-and-excitation block. A sigmoid's slope is a quarter
+    at most. Linear Backprop leaves it out, so the error that comes through the gate is at least
+    four times Backprop's. A gate left alone keeps its true derivative; what the other activation
+    functions add to the gradient stays. `Audit.gates` counts more: also a tanh that is multiplied,
+    and what multiplies itself.
+
+    A module that is a gate in one call is left alone in all. The result is a function of name and
+    module, so it can be joined with a further condition in a function of your own.
+
+    Args:
+        model: The model. It stays as it is: a copy is changed.
+        inputs: What it is called with.
+        named: What it is called with by name.
+
+    Raises:
+        LbpError: As `audit`, or if the model has no activation modules.
+    """
+    check_model(model)
+    changed, _ = linearize(_copy(model))
+    return NotGates(_shares(_pass(changed, inputs, named)))
+
+
+@dataclass(frozen=True)
+class _Value:
+    """The value of one call under a rule, kept if the function is bounded."""
+
+    module: str
+    numbers: Tensor | None
+
+    @property
+    def bounded(self) -> bool:
+        return self.numbers is not None
+
+    @property
+    def is_share(self) -> bool:
+        """Whether the function is bounded, and all numbers lie between 0 and 1."""
+        return self.numbers is not None and bool(((self.numbers >= 0) & (self.numbers <= 1)).all())
 
 
 @dataclass
@@ -188,11 +275,14 @@ class _Seen:
 
     owner: dict[Any, str] = field(default_factory=dict)  # the module of each node
     ruled: set[Any] = field(default_factory=set)  # those of a rule
-    # The last of them in each call: its module, and whether the function is bounded.
-    values: dict[Any, tuple[str, bool]] = field(default_factory=dict)
+    # The last of them in each call.
+    values: dict[Any, _Value] = field(default_factory=dict)
     summed: set[Any] = field(default_factory=set)  # those whose value goes into a sum
     reached: Counter[str] = field(default_factory=Counter)
+    kinds: set[Covered] = field(default_factory=set)  # what the rule reached
+    called: dict[str, Called] = field(default_factory=dict)  # modules with one input and output
     stack: list[str] = field(default_factory=lambda: [""])
+    outputs: list[Tensor] = field(default_factory=list)  # without them the graph is freed
 
     def claim(self, module: str, starts: Iterable[Any]) -> None:
         """Give a module the nodes behind some, themselves included, that no module has yet."""
@@ -208,8 +298,19 @@ class _Seen:
         new = list(_behind(_nodes(out), self.owner))
         self.owner.update(dict.fromkeys(new, module))
         self.ruled.update(new)
-        self.values.update(dict.fromkeys(_nodes(out), (module, covered.bounded)))
+        value = _Value(module, out.detach() if covered.bounded else None)
+        self.values.update(dict.fromkeys(_nodes(out), value))
         self.reached[module] += 1
+        self.kinds.add(covered)
+
+    def inside(self, name: str, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Call a function and claim its nodes for a name."""
+        self.claim(self.stack[-1], _nodes((args, kwargs)))
+        self.stack.append(name)
+        out = function(*args, **kwargs)
+        self.claim(name, _nodes(out))
+        self.stack.pop()
+        return out
 
 
 def _nodes(values: Any) -> Iterator[Any]:
@@ -233,7 +334,10 @@ def _behind(starts: Iterable[Any], known: Mapping[Any, str]) -> Iterator[Any]:
 
 @contextmanager
 def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
-    """Record within the block which module makes which nodes, and which calls follow a rule."""
+    """Record within the block which module makes which nodes, and which calls follow a rule.
+
+    The model is a copy, in which the functions that modules hold are replaced for good.
+    """
 
     def enter(name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         seen.claim(seen.stack[-1], _nodes((args, kwargs)))
@@ -242,7 +346,13 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
     def leave(name: str, module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
         seen.claim(name, _nodes(output))
         seen.stack.pop()
+        if called := Called.with_one(module, args, kwargs, output):
+            seen.called[name] = called
 
+    for name, place in places(model).items():
+        if isinstance(place, Held):
+            held = vars(place.module)
+            held[place.attribute] = partial(seen.inside, name, held[place.attribute])
     with ExitStack() as stack:
         for name, module in model.named_modules():
             before = module.register_forward_pre_hook(
@@ -314,13 +424,28 @@ def _gates(seen: _Seen) -> dict[str, int]:
     A gate is a bounded function that is a factor of a product, or one that multiplies itself.
     """
     found: set[Any] = set()
-    for product in seen.owner.keys() - seen.ruled:
-        if not _is_product(product):
-            continue
-        factors = [_source(seen, f) for f, _ in product.next_functions if f is not None]
+    for factors in _products(seen):
         itself = len(factors) > len(set(factors))
-        found.update(f for f in factors if f in seen.values and (seen.values[f][1] or itself))
-    return dict(Counter(module for node, (module, _) in seen.values.items() if node in found))
+        found.update(f for f in factors if f in seen.values and (seen.values[f].bounded or itself))
+    return dict(Counter(value.module for node, value in seen.values.items() if node in found))
+
+
+def _shares(seen: _Seen) -> frozenset[str]:
+    """Return the modules whose calls multiply another branch by numbers between 0 and 1."""
+    values = [
+        seen.values[f]
+        for factors in _products(seen)
+        for f in factors
+        if f in seen.values and len(set(factors)) > 1
+    ]
+    return frozenset(value.module for value in values if value.is_share)
+
+
+def _products(seen: _Seen) -> Iterator[list[Any]]:
+    """Yield what the factors of each product come from."""
+    for product in seen.owner.keys() - seen.ruled:
+        if _is_product(product):
+            yield [_source(seen, f) for f, _ in product.next_functions if f is not None]
 
 
 def _source(seen: _Seen, node: Any) -> Any:

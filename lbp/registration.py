@@ -1,9 +1,10 @@
-"""`register_activation`: a user's own activation module, where rules reach those of PyTorch."""
+"""`register_activation`: a user's own activation function, where rules reach those of PyTorch."""
 
 import functools
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,13 +13,13 @@ from torch._compile import _disable_dynamo
 from torch.overrides import handle_torch_function, has_torch_function
 
 from lbp.coverage import FUNCTIONS, MODULES, WHOLE, Covered
-from lbp.errors import LbpError
-from lbp.linearization import add_module_class, add_whole_class
-from lbp.whole import Whole, first_argument
+from lbp.errors import LbpError, short
+from lbp.linearization import RULED, add_module_class, add_whole_class
+from lbp.whole import Whole, by_position, first_argument
 
 
 def register_activation(
-    module: type[nn.Module],
+    activation: type[nn.Module] | Callable[..., Tensor],
     function: Callable[..., Tensor] | None = None,
     *,
     arguments: tuple[str, ...] = (),
@@ -32,7 +33,16 @@ def register_activation(
     another package can be registered. The class's forward pass is replaced by one that a block
     sees; outside of blocks it does what it did.
 
-    Call it where the module's class is defined, and let the class call what it returns::
+    A function alone is given back in a form that a block sees. It is reached only where the model
+    calls, or holds as an attribute, what `register_activation` returns, for Python gives no notice
+    of calls of the function itself. This serves as a decorator::
+
+        @lbp.register_activation
+        def gelu_new(z):
+            return 0.5 * z * (1 + torch.tanh(0.7978845608 * (z + 0.044715 * z**3)))
+
+    A class with its function names the parameters that get their gradient through it. Call it where
+    the class is defined, and let the class call what it returns::
 
         class Snake(nn.Module):
             def __init__(self):
@@ -50,13 +60,16 @@ def register_activation(
         snake = lbp.register_activation(Snake, _snake, arguments=("frequency",), learns=True)
 
     Args:
-        module: Its class; subclasses need a registration of their own.
-        function: What computes it, element by element, from the pre-activations, which come first,
-            and `arguments`. It changes none of them in place. It may call activation functions that
-            a rule reaches: it counts as one function, and no rule reaches into it.
+        activation: Its class, or a function alone, whose first argument are the pre-activations.
+            Subclasses need a registration of their own.
+        function: What computes the class's value, element by element, from the pre-activations,
+            which come first, and `arguments`. It changes none of them in place. It may call
+            activation functions that a rule reaches: it counts as one function, and no rule reaches
+            into it.
         arguments: The attributes of the module that it passes to the function, by their names
             there.
-        learns: Whether some of them are parameters. Their gradients stay the true ones.
+        learns: Whether some of them are parameters. Their gradients stay the true ones. (Without a
+            class, the gradients of all further arguments do.)
         bounded: Whether the function's values are, as those of a sigmoid: as a factor of a product
             it is then a gate.
 
@@ -68,8 +81,16 @@ def register_activation(
         LbpError: If the class is not a module, is registered already or one of PyTorch's that a
             rule reaches, or the function does not take these arguments. Nothing is registered then.
     """
+    module: Any = activation
+    if inspect.isroutine(module) and function is None:
+        if module in FUNCTIONS:
+            raise LbpError(f"{module.__name__} is registered already: a rule reaches it")
+        return _register_function(module, bounded)
     if not (isinstance(module, type) and issubclass(module, nn.Module)):
-        raise LbpError(f"{module!r} is not a class of modules: give a subclass of torch.nn.Module")
+        raise LbpError(
+            f"{short(module)} is not a class of modules: give a subclass of torch.nn.Module, or a "
+            "function alone"
+        )
     if module in MODULES:
         raise LbpError(f"{module.__name__} is registered already: a rule reaches it")
     if function is None:
@@ -90,17 +111,49 @@ def register_activation(
     return seen
 
 
-def _register_whole(module: type[nn.Module], bounded: bool) -> Callable[..., Tensor]:
-    """Register a class, and let blocks see the calls of its modules."""
+def _register_function(function: Callable[..., Tensor], bounded: bool) -> Callable[..., Tensor]:
+    inner = _seen_by_blocks(function)
+
+    @functools.wraps(function)
+    def seen(*args: Any, **kwargs: Any) -> Tensor:
+        args, kwargs = by_position(function, args, kwargs)
+        return inner(*args, **kwargs)
+
+    covered = Covered(function.__name__, (), bounded=bounded)
+    FUNCTIONS[inner] = FUNCTIONS[seen] = covered
+    return seen
+
+
+_TAKEN: dict[type[nn.Module], Callable[..., Tensor]] = {}
+
+
+def take_whole(module: type[nn.Module]) -> Callable[..., Tensor]:
+    """Return what blocks see when a module of a class is called, and make it at the first time.
+
+    It changes nothing by itself: a block in which the class is not taken whole calls its own code.
+    """
+    if module in _TAKEN:
+        return _TAKEN[module]
     stock = module.forward
-    covered = add_whole_class(module, bounded=bounded)
+    if module.__module__.startswith("torch."):
+        raise LbpError(
+            f"{module.__name__} is PyTorch's own, and no element-wise activation function: "
+            "give a class of your own"
+        )
+    try:
+        inspect.signature(stock).bind_partial("module", "z")
+    except TypeError as error:
+        raise LbpError(
+            f"{module.__name__} cannot be called with the pre-activations first ({error})"
+        ) from error
+    covered = Covered(module.__name__, ())
+    add_whole_class(module, covered)
 
     def called(z: Tensor, unit: Whole, *args: Any, **kwargs: Any) -> Tensor:
         return unit(z, *args, **kwargs)
 
-    seen = _seen_by_blocks(called)
-    FUNCTIONS[seen] = covered
-    WHOLE.add(seen)
+    seen = _TAKEN[module] = _seen_by_blocks(called)
+    WHOLE[seen] = covered
 
     @functools.wraps(stock)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
@@ -113,6 +166,50 @@ def _register_whole(module: type[nn.Module], bounded: bool) -> Callable[..., Ten
 
     module.forward = forward
     return seen
+
+
+def covered_whole(module: type[nn.Module]) -> Covered | None:
+    """Return what a class is covered as where it is taken whole, if it ever was."""
+    return WHOLE[_TAKEN[module]] if module in _TAKEN else None
+
+
+def _register_whole(module: type[nn.Module], bounded: bool) -> Callable[..., Tensor]:
+    seen = take_whole(module)
+    covered = replace(WHOLE[seen], bounded=bounded)
+    RULED[module]._covered = covered  # type: ignore[attr-defined]
+    FUNCTIONS[seen] = MODULES[module] = WHOLE[seen] = covered
+    return seen
+
+
+Further = tuple[set[type[nn.Module]], dict[Callable[..., Tensor], Covered]]
+
+
+def further(also: Iterable[type[nn.Module] | Callable[..., Tensor]]) -> Further:
+    """Return the classes and functions that a call takes whole, without those registered.
+
+    Raises:
+        LbpError: If it is not a list of classes of modules and of functions.
+    """
+    classes: set[type[nn.Module]] = set()
+    functions: dict[Callable[..., Tensor], Covered] = {}
+    if isinstance(also, str | type) or not isinstance(also, Iterable):
+        raise LbpError(
+            f"also={short(also)} is not a list: give also=[...] of classes and functions"
+        )
+    for one in also:
+        if isinstance(one, type) and issubclass(one, nn.Module):
+            if one not in MODULES:
+                take_whole(one)
+                classes.add(one)
+        elif inspect.isroutine(one):
+            if one not in FUNCTIONS:
+                functions[one] = Covered(one.__name__, ())
+        else:
+            raise LbpError(
+                f"also={short(one)} is neither a class of modules nor a function: "
+                "give a subclass of torch.nn.Module, or a function that modules hold"
+            )
+    return classes, functions
 
 
 def _seen_by_blocks(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

@@ -7,6 +7,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.stateless import _reparametrize_module
 
+from lbp.errors import LbpError
+
 
 class Whole:
     """A module's forward pass as a function of its pre-activations.
@@ -42,3 +44,22 @@ def first_argument(forward: Callable[..., Tensor]) -> str:
     """Return how a forward pass calls its pre-activations."""
     names = list(inspect.signature(forward).parameters)
     return names[1]  # behind the module
+
+
+def by_position(
+    function: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the arguments of a Python function with the pre-activations by position."""
+    if args:
+        return args, kwargs
+    first = next(iter(inspect.signature(function).parameters))
+    return (kwargs[first],), {name: value for name, value in kwargs.items() if name != first}
+
+
+def check_element_wise(name: str, z: Tensor, out: Any) -> None:
+    """Raise `LbpError` unless a value is a tensor of the shape of the pre-activations."""
+    if not isinstance(out, Tensor) or out.shape != z.shape:
+        given = tuple(out.shape) if isinstance(out, Tensor) else f"a {type(out).__name__}"
+        raise LbpError(
+            f"{name} gives {given} for {tuple(z.shape)}: a rule needs an element-wise function"
+        )

@@ -53,12 +53,13 @@ MISTAKES = {
     "a module as where": (
         lambda: linearize(net(), where=nn.ReLU()),
         "where=ReLU() is not understood: give a name pattern, a class or a tuple of classes, "
-        "a function of name and module, or from_layer(k)",
+        "a function of name and module, from_layer(k) or not_gates(model, inputs)",
     ),
     "a function of one argument as where": (
         lambda: linearize(net(), where=str.upper),
         "where=<method 'upper' of 'str' objects> is not understood: give a name pattern, a class "
-        "or a tuple of classes, a function of name and module, or from_layer(k)",
+        "or a tuple of classes, a function of name and module, from_layer(k) or "
+        "not_gates(model, inputs)",
     ),
     "called": (lambda: linearize(net())(torch.ones(4)), UNPACK),
     "asked for parameters": (lambda: linearize(net()).parameters(), UNPACK),
@@ -81,6 +82,16 @@ MISTAKES = {
     "scripted": (
         lambda: jit(torch.jit.script, linearize(net())[0]),
         "torch.jit.script would lose the backward rule 'linear': lbp.restore(model) first",
+    ),
+    "a surrogate that detaches": (
+        lambda: linearize(net(), surrogate(lambda z: z.detach()))[0](torch.ones(4)),
+        "the function of the rule surrogate(<lambda>) has no gradient: give one that PyTorch can "
+        "differentiate, without detach() and torch.no_grad()",
+    ),
+    "a surrogate of another shape": (
+        lambda: linearize(net(), surrogate(torch.sum))[0](torch.ones(4)),
+        "the function of the rule surrogate(sum) returned shape () for (4,): give an element-wise "
+        "one",
     ),
     "a strided nested tensor, overwritten": (
         lambda: overwritten(torch.nested.nested_tensor([torch.ones(2, 3), torch.ones(4, 3)])),

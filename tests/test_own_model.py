@@ -1,5 +1,6 @@
 """The chapter "On your own model": its example, its tables, and what it says of lbp."""
 
+import copy
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from torch import nn
 
 import lbp
 from lbp.coverage import COVERED, LEFT_ALONE
+from lbp.experiments import own_model
 
 ROOT = Path(__file__).resolve().parents[1]
 CELLS = nbformat.read(ROOT / "notebooks" / "own_model.ipynb", as_version=4).cells
@@ -177,3 +179,42 @@ def test_forward_mode_raises(transform):
     module, _ = lbp.linearize(nn.Tanh())
     with pytest.raises(NotImplementedError, match="jvp"):
         transform(module)(torch.tensor(0.5))
+
+
+def test_the_table_of_an_audit_names_every_module_once():
+    class Half(nn.Module):
+        def forward(self, x):
+            return x * torch.sigmoid(x)
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer, self.tanh, self.own = nn.Linear(9, 9), nn.Tanh(), Half()
+            self.unused = nn.ReLU()
+
+        def forward(self, x):
+            x = self.tanh(self.layer(x))
+            return x * self.tanh(x.mean(0)).clamp(min=0.1) + self.own(x)
+
+    model, _ = lbp.linearize(Net())
+    table = own_model.audit_table(lbp.audit(model, torch.randn(3, 9)))
+    assert table.rows == [
+        ["(the model)", "0", "0", "a clamp, perhaps a relu, 1"],
+        ["own", "0", "0", "a sigmoid, 1"],
+        ["tanh", "2", "1", "-"],  # the first call: its value is a factor; behind a clamp no more
+    ]
+    assert "Half looks like an activation function. Not called: unused." in table.caption
+
+
+def test_the_table_of_gradients_is_over_the_first_models():
+    model = nn.Sequential(nn.Linear(1, 2, bias=False), nn.LeakyReLU(0.25), nn.Linear(2, 2))
+    nn.init.constant_(model[0].weight, -1.0)
+    linear, _ = lbp.linearize(copy.deepcopy(model))
+    table = own_model.gradient_table(
+        {"true": model, "linear": linear},
+        {"first": "0.*", "last": "2.*"},
+        torch.ones(2, 1),
+        torch.tensor([0, 0]),
+    )
+    # The slope is a quarter wherever the first layer is reached.
+    assert table.rows == [["true", "1.0", "1.0"], ["linear", "4.0", "1.0"]]

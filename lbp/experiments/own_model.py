@@ -1,9 +1,13 @@
 """What to expect of Linear Backprop on a model of one's own, drawn from the other experiments."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from fnmatch import fnmatchcase
 from functools import partial
 
 import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
 
 from lbp.experiments.grid import RULES, SEEDS, WEIGHT_DECAYS, long_goal
 from lbp.experiments.larger_step import SHOWN_LAYERS, first_step_ratio
@@ -13,6 +17,7 @@ from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
 from lbp.lab.config import written
 from lbp.lab.record import Record
+from lbp.reach import Audit
 
 TITLE = "On your own model"
 PLACE = "beyond the paper"
@@ -110,3 +115,62 @@ def tuning_table(grid: Results) -> Table:
 def best_scale(found: Sequence[Results]) -> Results:
     """Return the results at the first scale that has any, else those at the last one."""
     return next((results for results in found if results.records), found[-1])
+
+
+def audit_table(found: Audit) -> Table:
+    """Return what an audit has found, a row for each module."""
+    remaining: dict[str, list[str]] = {r.module: [] for r in found.remaining}
+    for r in found.remaining:
+        remaining[r.module].append(f"{r.likely}, {r.times}")
+    rows = [
+        [
+            name or "(the model)",
+            str(found.reached.get(name, 0)),
+            str(found.gates.get(name, 0)),
+            "; ".join(remaining.get(name, [])) or "-",
+        ]
+        for name in sorted({*found.reached, *remaining})
+    ]
+    looks = [f"{kind} looks like an activation function." for kind in found.suggested]
+    unused = [f"Not called: {', '.join(found.never_called)}."] if found.never_called else []
+    return Table(
+        " ".join(["Calls of activation functions in one pass.", *looks, *unused]),
+        ["module", "reached", "of these as a gate", "with its true derivative"],
+        rows,
+    )
+
+
+def gradient_table(
+    models: Mapping[str, nn.Module],
+    layers: Mapping[str, str],
+    images: Tensor,
+    labels: Tensor,
+) -> Table:
+    """Return the norms of gradients over Backprop's.
+
+    Args:
+        models: The same network under several rules, Backprop first.
+        layers: Which parameters a column is of, by its title: a pattern of their names.
+        images: The batch.
+        labels: Its classes.
+    """
+    norms = {rule: _norms(model, layers.values(), images, labels) for rule, model in models.items()}
+    first = next(iter(norms.values()))
+    rows = [
+        [rule, *(f"{norm / true:.1f}" for norm, true in zip(found, first, strict=True))]
+        for rule, found in norms.items()
+    ]
+    return Table("Norms of gradients, over Backprop's.", ["", *layers], rows)
+
+
+def _norms(
+    model: nn.Module, patterns: Iterable[str], images: Tensor, labels: Tensor
+) -> list[float]:
+    names, parameters = zip(*model.named_parameters(), strict=True)
+    loss = cross_entropy(model(images), labels)
+    gradients = dict(zip(names, torch.autograd.grad(loss, parameters), strict=True))
+    norms = []
+    for pattern in patterns:
+        chosen = [g.flatten() for name, g in gradients.items() if fnmatchcase(name, pattern)]
+        norms.append(torch.cat(chosen).norm().item())
+    return norms

@@ -107,7 +107,9 @@ def main() -> None:
     import pictures  # needs this tree's lbp, like the tables
 
     pictures.draw(pictures.STATIC)
-    print(f"Refreshed {FIGURE.relative_to(ROOT)}, what is drawn from it, README.md and book/rerun.md")
+    print(
+        f"Refreshed {FIGURE.relative_to(ROOT)}, what is drawn from it, README.md and book/rerun.md"
+    )
 
 
 if __name__ == "__main__":

@@ -33,6 +33,14 @@ class Table:
     columns: Sequence[str]
     rows: Sequence[Sequence[Cell]]
 
+    @classmethod
+    def of_markdown(cls, caption: str, text: str) -> "Table":
+        """Return a table that is written in Markdown, whose cells hold no vertical bar."""
+        columns, _, *rows = (
+            [cell.strip() for cell in line[1:-1].split("|")] for line in text.splitlines()
+        )
+        return cls(caption, columns, [[cell or "-" for cell in row] for row in rows])
+
     @property
     def is_blank(self) -> bool:
         """Whether there is nothing in it but the names of its rows."""

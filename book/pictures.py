@@ -1,4 +1,4 @@
-"""Draw the book's icon, and the picture that other sites show beside a link to the book."""
+"""Draw the pictures that no notebook shows: the method page's, the icon, and that of links."""
 
 from pathlib import Path
 
@@ -6,7 +6,8 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lbp.experiments.style import COLOURS
+from lbp.experiments import rule_atlas
+from lbp.experiments.style import COLOURS, use_style
 
 ROOT = Path(__file__).resolve().parents[1]
 STATIC = ROOT / "book" / "_static"
@@ -46,6 +47,8 @@ def draw(folder: Path) -> None:
         icon().savefig(folder / "favicon.svg", transparent=True, metadata=NO_DATE)
     icon().savefig(folder / "favicon.png", transparent=True)
     share().savefig(folder / "share.png")
+    use_style()
+    rule_atlas.draw_passed().savefig(folder / "passed.png")
 
 
 def main() -> None:

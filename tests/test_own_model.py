@@ -95,7 +95,7 @@ ACROSS_ELEMENTS = {
 @pytest.fixture(scope="module")
 def tables():
     """The rows of the table of what is covered, and of the table of what is left alone."""
-    texts = [o.data["text/markdown"] for o in OUTPUTS if "text/markdown" in o.get("data", {})]
+    texts = [o.data["text/plain"] for o in OUTPUTS if "text/html" in o.get("data", {})]
     texts = [text for text in texts if "functions and methods" in text]
     assert len(texts) == 2
     return [[row for row in text.splitlines() if row.startswith("| `")] for text in texts]

@@ -5,6 +5,7 @@ Everything is measured on the rules themselves, as `lbp.linearize` applies them.
 
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import nn
 
+from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
 from lbp.lab.units import UNITS
 from lbp.linearization import linearize
@@ -136,6 +138,31 @@ def draw() -> Figure:
         grid.flat[0].plot([], [], color=colour, linestyle=line, label=SHOWN[activation])
     grid.flat[0].plot([], [], color="#555555", label="any of them")
     figure.legend(loc="outside lower center", ncols=6, fontsize=9)
+    return figure
+
+
+def draw_passed() -> Figure:
+    """Draw each activation function, and the factors by which the paper's three rules go back."""
+    reach = 4.0
+    figure, panels = plt.subplots(1, len(SHOWN), figsize=(12.5, 3.2), sharex=True, sharey=True)
+    for axes, (activation, shown) in zip(panels, SHOWN.items(), strict=True):
+        z = torch.linspace(-reach, reach, 401)
+        value = UNITS[activation]()(z)
+        axes.plot(z, value, ":", color="black", linewidth=2, label="the function, going forward")
+        for rule in LABELS:
+            found = curve(rule, activation)
+            inside = np.abs(found.z) <= reach
+            line = "-." if rule == "as-printed" else "-"
+            style: dict[str, Any] = {"color": COLOURS[rule], "marker": MARKERS[rule]}
+            x, y = found.z[inside], found.factor[inside]
+            label = f"{LABELS[rule]}, going back"
+            axes.plot(x, y, line, markevery=250, markersize=5, label=label, **style)
+        axes.set_title(shown)
+        axes.set_xlabel("pre-activation a")
+    panels[0].set_ylim(-1.6, 2.1)
+    panels[0].set_ylabel("value, or factor of the error")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 

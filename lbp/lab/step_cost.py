@@ -59,7 +59,7 @@ class Comparison:
     Attributes:
         case: The case.
         seconds: By arm, the time of one step in each round, to five digits.
-        steps: The number of steps in a row of whose time a round records the mean.
+        steps: How many steps in a row a round times; it records their mean time.
         kept: By rule, the bytes that autograd keeps for the backward pass, see `bytes_kept`.
         origin: Where and when this was measured.
     """
@@ -135,7 +135,7 @@ def compare(case: Case, device: torch.device, *, rounds: int, steps: int) -> Com
         case: What is compared.
         device: Where.
         rounds: How often each arm is timed.
-        steps: The number of steps in a row of whose time a round records the mean.
+        steps: How many steps in a row a round times; it records their mean time.
 
     Raises:
         LbpError: If torch.compile finds no compiler, or fails otherwise.

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import accessible
 import bundle
 import citation
 from docutils import nodes
@@ -115,6 +116,7 @@ def finish(app: Sphinx, exception: Exception | None) -> None:
     tags = re.findall(r'<meta (?:property="og:|name="description")[^>]*>', (out / page).read_text())
     index = INDEX.format(title=app.config.html_title, page=page, tags="\n".join(tags))
     (out / "index.html").write_text(index)
+    accessible.mend_all(out)
 
 
 def setup(app: Sphinx) -> dict[str, bool]:

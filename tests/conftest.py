@@ -45,7 +45,8 @@ class BookInOneProcess(LoadScopeScheduling):
     """Gives a process the next test as soon as it is idle, but the tests of the book together."""
 
     def _split_scope(self, nodeid: str) -> str:
-        of_the_book = nodeid.startswith(("tests/test_book.py::", "tests/test_pdf.py::"))
+        files = ("accessibility", "book", "pdf")
+        of_the_book = nodeid.startswith(tuple(f"tests/test_{name}.py::" for name in files))
         return "book" if of_the_book else nodeid
 
 

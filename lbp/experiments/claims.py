@@ -337,12 +337,7 @@ def texts(judged: Sequence[Verdict]) -> dict[str, str]:
     """Return the counts that the book's prose inserts, by name."""
     words = [verdict.word for verdict in judged if verdict.claim.is_of_the_paper]
     found = {f"claims {word}": str(words.count(word)) for word in WORDS}
-    missing = [
-        experiment.TITLE
-        for stem, experiment in EXPERIMENTS.items()
-        if recorded(stem, PAPER).missing
-    ]
     for word in WORDS:
         names = [v.claim.name for v in judged if v.claim.is_of_the_paper and v.word == word]
         found[f"names {word}"] = "; ".join(names) or "none"
-    return found | {"claims": str(len(words)), "awaiting": "; ".join(missing) or "none"}
+    return found | {"claims": str(len(words))}

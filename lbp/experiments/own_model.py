@@ -75,7 +75,7 @@ def layers_table(long: Sequence[Results]) -> Table:
     return Table(
         f"Runs of Figures 2 and 3 {where}; a range is that of the seeds. A unit is "
         "saturated where its slope is below a tenth of the largest.",
-        ["", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
+        ["number", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
         rows,
     )
 
@@ -160,7 +160,7 @@ def gradient_table(
         [rule, *(f"{norm / true:.1f}" for norm, true in zip(found, first, strict=True))]
         for rule, found in norms.items()
     ]
-    return Table("Norms of gradients, over Backprop's.", ["", *layers], rows)
+    return Table("Norms of gradients, over Backprop's.", ["rule", *layers], rows)
 
 
 def _norms(

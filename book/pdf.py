@@ -25,6 +25,8 @@ PDF = build.BUILD / "lbp.pdf"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 # What only a screen can use.
 NO_PRINT = ".headerlink, .viewcode-link, script, summary, .no-print"
+# Folded code, which only sets a notebook up.
+FOLDED = "details.above-input"
 
 
 def pages() -> list[str]:
@@ -44,10 +46,10 @@ def chapter(name: str, chapters: list[str]) -> Tag:
     Links to what is not printed, such as the source of a function, become plain text.
     """
     article = parse(name).find("article")
-    for tag in article.select(NO_PRINT):
+    for tag in article.select(f"{NO_PRINT}, {FOLDED}"):
         tag.decompose()
     for tag in article.select("details"):
-        tag.unwrap()  # a folded cell is shown like any other
+        tag.unwrap()  # what else is folded is shown
     for tag in article.select("[id]"):
         tag["id"] = f"{name}:{tag['id']}"
     for tag in article.select("[src]"):

@@ -1,15 +1,17 @@
 """What stands at the top of a page, and under its figures: the answer, and where it comes from."""
 
-from collections.abc import Sequence
+import platform
+from collections.abc import Mapping, Sequence
 from html import escape
 
+import torch
 import yaml
 
 from lbp.experiments.claims import Verdict
 from lbp.experiments.results import Results
 from lbp.experiments.table import Badge, Table, html, inline
 from lbp.lab import paths
-from lbp.lab.record import Record
+from lbp.lab.provenance import Origin
 
 
 def card(question: str, answers: Sequence[str], verdicts: Sequence[Verdict], notes: str) -> str:
@@ -48,28 +50,55 @@ def provenance(stem: str, found: Sequence[Results]) -> Table | None:
         stem: The experiment.
         found: Its results.
     """
-    rows = [
-        [results.scale.title, *_origins(stem, records)]
-        for results in found
-        if (records := list(results.records.values()))
-    ]
-    columns = ["scale", "records", "seeds", "trained", "device", "versions", "code"]
+    rows = []
+    for results in found:
+        records = list(results.records.values())
+        if not records:
+            continue
+        number = _link(str(len(records)), "tree/main/data/results")
+        seeds = ", ".join(map(str, sorted({record.config.seed for record in records})))
+        origins = [stretch.origin for record in records for stretch in record.stretches]
+        rows.append([results.scale.title, number, seeds, *_origins(stem, origins)])
+    columns = ["scale", "records", "seeds", "time", "device", "versions", "code"]
     return Table("Where the figure's records come from.", columns, rows) if rows else None
 
 
-def _origins(stem: str, records: Sequence[Record]) -> list[str]:
-    origins = [stretch.origin for record in records for stretch in record.stretches]
-    seeds = sorted({record.config.seed for record in records})
+def measured(stem: str, found: Mapping[str, Sequence[Origin]]) -> Table:
+    """Return where measurements come from, a row for each kind of device that has some."""
+    rows = [
+        [name, _link(str(len(origins)), f"tree/main/data/{stem}"), *_origins(stem, origins)]
+        for name, origins in found.items()
+        if origins
+    ]
+    columns = ["measured on a", "cases", "time", "device", "versions", "code"]
+    return Table("Where the measurements come from.", columns, rows)
+
+
+def computed(stem: str, seeds: str) -> Table:
+    """Return where a figure comes from that is computed while the book is built.
+
+    Args:
+        stem: The experiment.
+        seeds: The seeds that it uses, in words.
+    """
+    versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
+    code = _link(f"lbp/experiments/{stem}.py", f"tree/main/lbp/experiments/{stem}.py")
+    columns = ["what", "seeds", "versions", "code"]
+    return Table(
+        "Where the figure comes from.", columns, [["computed with the book", seeds, versions, code]]
+    )
+
+
+def _origins(stem: str, origins: Sequence[Origin]) -> list[str]:
+    """Return the days and hours, the devices, the versions and the code."""
     days = sorted({origin.finished[:10] for origin in origins})
-    hours = sum(record.seconds for record in records) / 3600
+    hours = sum(origin.seconds for origin in origins) / 3600
     commits = {origin.commit: origin.finished for origin in origins if origin.commit}
     code = [
         _link(commit[:7], f"blob/{commit}/lbp/experiments/{stem}.py")
         for commit in sorted(commits, key=lambda commit: commits[commit], reverse=True)
     ]
     return [
-        _link(str(len(records)), "tree/main/data/results"),
-        ", ".join(map(str, seeds)),
         f"{' to '.join(dict.fromkeys((days[0], days[-1])))}, {hours:.1f} h",
         "; ".join(sorted({origin.device for origin in origins})),
         "; ".join(sorted({f"PyTorch {o.torch}, Python {o.python}" for o in origins})),

@@ -440,6 +440,11 @@ def measured_table(found: Found) -> Table:
     return Table("What is measured, and where", columns, rows)
 
 
+def origins(found: Found) -> dict[str, list[Origin]]:
+    """Return where the measurements were made, by the kind of device."""
+    return {PLANS[name].device: [c.origin for c in found[name]] for name in found}
+
+
 def time_table(found: Found) -> Table:
     """Return the time of a step of each case."""
     return Table(

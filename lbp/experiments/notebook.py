@@ -14,6 +14,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import PROFILES
 from lbp.experiments.style import run_label
 from lbp.experiments.table import Table
+from lbp.lab.provenance import Origin
 from lbp.lab.record import Record
 
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
@@ -175,7 +176,21 @@ def _verdicts(stem: str, found: Sequence[Results]) -> list[Verdict]:
 def show_provenance(stem: str, found: Sequence[Results]) -> None:
     """Show, folded, where the records of an experiment come from."""
     if table := card.provenance(stem, found):
-        _show(card.folded("Where this comes from", table), table.markdown())
+        _fold(table)
+
+
+def show_computed(stem: str, seeds: str) -> None:
+    """Show, folded, where a figure comes from that is computed while the book is built."""
+    _fold(card.computed(stem, seeds))
+
+
+def show_measured(stem: str, found: Mapping[str, Sequence[Origin]]) -> None:
+    """Show, folded, where measurements come from, by the kind of device."""
+    _fold(card.measured(stem, found))
+
+
+def _fold(table: Table) -> None:
+    _show(card.folded("Where this comes from", table), table.markdown())
 
 
 def show_faults(rows: Mapping[str, Sequence[int]]) -> None:

@@ -21,6 +21,7 @@ from lbp.reach import Audit
 
 TITLE = "On your own model"
 PLACE = "beyond the paper"
+QUESTION = "What should you expect of Linear Backprop on your own model?"
 
 LONG = ("fig2_vgg19_tanh", "fig3_relu")  # the experiments with the long runs
 

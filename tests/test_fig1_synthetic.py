@@ -280,8 +280,8 @@ def test_tables_show_the_measures(toy):
     assert layers.rows[0] == ["sigmoid", "2.00", "1.00", "3.00", "1.00"]
     silent = fig1.silent_table([row("bp", 6, 0, 259.0, 0.204), row("linear", 0, 2)])
     assert silent.rows == [
-        ["adam", "1e-3", "he", "Backprop", "6 of 6", "0", "259", "0.20"],
-        ["adam", "1e-3", "he", "Linear Backprop", "0 of 6", "2", "-", "-"],
+        ["Adam", "1e-3", "He's", "Backprop", "6 of 6", "0", "259", "0.20"],
+        ["Adam", "1e-3", "He's", "Linear Backprop", "0 of 6", "2", "-", "-"],
     ]
     for table in (relu, sigmoid, layers, silent):
         assert {len(cells) for cells in table.rows} == {len(table.columns)}

@@ -454,6 +454,10 @@ def layers_table(result: Figure1) -> Table:
     )
 
 
+# How the page calls optimisers and initialisations.
+_SHOWN = {"adam": "Adam", "default": "PyTorch's", "he": "He's", "xavier": "Xavier's"}
+
+
 def silent_table(rows: Sequence[Combination]) -> Table:
     """Return how training ended with each optimiser and initialisation."""
     return Table(
@@ -465,7 +469,8 @@ def silent_table(rows: Sequence[Combination]) -> Table:
         ],
         [
             [
-                *(row.optimiser, f"{written(row.lr)}", row.scheme, LABELS[row.rule]),
+                *(_SHOWN.get(row.optimiser, row.optimiser), written(row.lr)),
+                *(_SHOWN[row.scheme], LABELS[row.rule]),
                 *(_of(row.converged, row.networks), str(row.diverged)),
                 *(number(row.steps, ".0f"), number(row.mse, ".2f")),
             ]

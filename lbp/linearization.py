@@ -58,12 +58,15 @@ class Report:
             any rule, or with code of its own that calls an activation function (found by looking
             for the function's name in the code, so it can miss one).
         audit: What a pass showed, if `linearize` had an example to call the model with.
+        by_behaviour: The classes that were taken whole because they behave as activation functions
+            in that pass.
     """
 
     rule: str
     changed: dict[str, str]
     left: dict[str, str]
     audit: "Audit | None" = None
+    by_behaviour: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         lines = [f"changed to the rule {self.rule}: {len(self.changed)}"]
@@ -71,6 +74,8 @@ class Report:
         if self.left:
             lines += [f"left as they were: {len(self.left)}"]
             lines += [f"  {name or '(the model)'}: {why}" for name, why in self.left.items()]
+        if self.by_behaviour:
+            lines += [f"found by their behaviour: {', '.join(self.by_behaviour)}"]
         if self.audit:
             return "\n".join([*lines, "in a pass:", str(self.audit)])
         return "\n".join(
@@ -441,28 +446,24 @@ def _undo(model: nn.Module, before: list[tuple[nn.Module | Held, Rule]]) -> None
         _change(place, rule)
 
 
-def _verified(
-    model: nn.Module, report: Report, not_chosen: Set[str], example: Any, strict: bool
-) -> Report:
-    """Return the report with what a pass shows; `strict` raises `LbpError` for what remains."""
+def _audit(model: nn.Module, example: Any) -> "Audit":
     from lbp.reach import audit  # imported here: it needs this module
 
     args = example if isinstance(example, tuple) else (example,)
-    found = audit(model, **example) if isinstance(example, Mapping) else audit(model, *args)
-    if strict:
-        remaining = [r for r in found.remaining if not r.is_in(not_chosen)]
-        if remaining:
-            names = ", ".join(f"{r.likely} in {r.module or 'the model'}" for r in remaining[:5])
-            more = ", ..." if len(remaining) > 5 else ""
-            classes = ", ".join(found.suggested)
-            raise LbpError(
-                f"strict: the rule {report.rule} does not reach {names}{more}: "
-                + (f"give also=[{classes}], or " if classes else "")
-                + "use lbp.backward_rule"
-            )
-        if not found.reached:
-            raise LbpError(f"strict: the rule {report.rule} reaches no call in this pass")
-    return replace(report, audit=found)
+    return audit(model, **example) if isinstance(example, Mapping) else audit(model, *args)
+
+
+def _check_nothing_remains(rule: str, audit: "Audit", not_chosen: Set[str]) -> None:
+    """Raise `LbpError` if a pass called what the rule should reach and does not, or nothing."""
+    remaining = [r for r in audit.remaining if not r.is_in(not_chosen)]
+    if remaining:
+        names = ", ".join(f"{r.likely} in {r.module or 'the model'}" for r in remaining[:5])
+        more = ", ..." if len(remaining) > 5 else ""
+        raise LbpError(
+            f"strict: the rule {rule} does not reach {names}{more}: use lbp.backward_rule"
+        )
+    if not audit.reached:
+        raise LbpError(f"strict: the rule {rule} reaches no call in this pass")
 
 
 def check_model(model: object) -> None:
@@ -514,7 +515,9 @@ def linearize(
         also: Further classes of activation modules that are taken whole, and further functions that
             modules hold, in this call only; see `lbp.register_activation`.
         example: What the model is called with: a tuple of arguments, a dict of arguments by name,
-            or one argument. With it, the report holds what `lbp.audit` finds in a pass.
+            or one argument. With it, classes of modules that behave as activation functions in a
+            pass, element by element and not linear, are taken whole like those in `also`, and the
+            report holds what `lbp.audit` finds.
         strict: Whether it is an error if the pass calls an activation function that is chosen but
             keeps its true derivative, or calls none that follows the rule.
 
@@ -540,9 +543,9 @@ def linearize(
     classes, functions = further(also) if also != () else (set(), {})
     found = places(model, classes, functions)
     _check_present(classes, functions, found)
-    if not found:
+    if not found and example is None:
         raise LbpError(_no_activations(modules))
-    chosen = _checked_choice(found, where)
+    chosen = _checked_choice(found, where) if found else {}
     before = _ruled(model) if example is not None else []
     changed, left = {}, {}
     inside: set[nn.Module | Held] = set()  # of modules that are taken whole
@@ -560,13 +563,25 @@ def linearize(
         if name not in found and module not in inside and (why := _why_left(module)):
             left[name] = why
     report = Report(checked.name, changed, left)
-    if example is not None:
-        try:
-            report = _verified(model, report, found.keys() - chosen, example, strict)
-        except BaseException:
+    if example is None:
+        return Linearized(model, report)
+    try:
+        audit = _audit(model, example)
+        behaving = {type(modules[name]) for names in audit.suggested.values() for name in names}
+        if behaving - classes:
             _undo(model, before)
-            raise
-    return Linearized(model, report)
+            also = [*also, *behaving]
+            _, report = linearize(model, rule, where, also=also, example=example, strict=strict)
+            names = sorted({*report.by_behaviour, *(kind.__name__ for kind in behaving)})
+            return Linearized(model, replace(report, by_behaviour=tuple(names)))
+        if not found:
+            raise LbpError(_no_activations(modules))
+        if strict:
+            _check_nothing_remains(checked.name, audit, found.keys() - chosen)
+    except BaseException:
+        _undo(model, before)
+        raise
+    return Linearized(model, replace(report, audit=audit))
 
 
 def restore(model: Model) -> Model:

@@ -1,6 +1,5 @@
 """`linearize` with an example: the report says what a pass showed, and `strict` insists on it."""
 
-import copy
 from collections import UserDict
 
 import pytest
@@ -112,6 +111,11 @@ class Squared(nn.Module):
         return self.tanh(z) ** 2
 
 
+class Cubed(nn.Module):
+    def forward(self, z):
+        return z + z**3
+
+
 class RowMean(nn.Module):
     def forward(self, z):
         return torch.tanh(z) - z.mean(1, keepdim=True)
@@ -155,20 +159,57 @@ class Gated(nn.Module):
         *((RowMean, False), (Block, False), (Affine, False), (Wide, False)),
     ],
 )
-def test_a_class_that_behaves_as_an_activation_is_suggested_and_not_changed(kind, suggested):
+def test_an_audit_suggests_a_class_that_behaves_as_an_activation(kind, suggested):
+    model = nn.Sequential(nn.Linear(6, 6), kind(), nn.ReLU())
+    lbp.linearize(model)
+    found = lbp.audit(model, X)
+    assert dict(found.suggested) == ({kind.__name__: ("1",)} if suggested else {})
+    line = f"{kind.__name__} looks like an activation function (1): lbp.register_activation("
+    assert (line in str(found)) == suggested
+    assert type(model[1]) is kind
+
+
+@pytest.mark.parametrize(
+    ("kind", "taken"),
+    [
+        *((Squared, True), (Gated, True)),
+        *((RowMean, False), (Block, False), (Affine, False), (Wide, False)),
+    ],
+)
+def test_with_an_example_it_is_taken_whole(kind, taken):
     model = nn.Sequential(nn.Linear(6, 6), kind(), nn.ReLU())
     _, report = lbp.linearize(model, example=X)
-    assert dict(report.audit.suggested) == ({kind.__name__: ("1",)} if suggested else {})
-    line = f"{kind.__name__} looks like an activation function (1): lbp.register_activation("
-    assert (line in str(report)) == suggested
-    assert type(model[1]) is kind
+    assert report.by_behaviour == ((kind.__name__,) if taken else ())
+    assert ("found by their behaviour" in str(report)) == taken
+    assert (report.changed.get("1") == kind.__name__) == taken
+    if taken:
+        z = torch.randn(5, 6, requires_grad=True)
+        (passed,) = torch.autograd.grad(model[1](z).sum(), z)
+        assert torch.equal(passed, torch.ones(5, 6))
+        lbp.restore(model)
+        assert type(model[1]) is kind
+
+
+def test_a_model_whose_only_activation_is_of_its_own_class_needs_an_example():
+    model = nn.Sequential(nn.Linear(6, 6), Cubed())
+    with pytest.raises(LbpError, match="the model has no activation modules"):
+        lbp.linearize(model)
+    _, report = lbp.linearize(model, example=X)
+    assert report.changed == {"1": "Cubed"}
+    with pytest.raises(LbpError, match="the model has no activation modules"):
+        lbp.linearize(nn.Sequential(nn.Linear(6, 6)), example=X)
+
+
+def test_where_chooses_among_what_is_found_by_behaviour():
+    model = nn.Sequential(nn.Linear(6, 6), Squared(), nn.ReLU())
+    _, report = lbp.linearize(model, where="2", example=X)
+    assert report.changed == {"2": "ReLU"}
+    assert report.left["1"] == "Squared, not chosen"
+    assert type(model[1]) is Squared
 
 
 def test_one_that_is_taken_whole_is_not_suggested():
     model = nn.Sequential(nn.Linear(6, 6), Squared(), Gated())
-    with pytest.raises(LbpError, match=r"give also=\[Squared, Gated\], or use lbp.backward_rule"):
-        # The gate is not what remains; the power is.
-        lbp.linearize(copy.deepcopy(model), example=X, strict=True)
     with lbp.backward_rule(also=[Squared, Gated]):
         found = lbp.audit(model, X)
     _, report = lbp.linearize(model, also=[Squared, Gated], example=X, strict=True)

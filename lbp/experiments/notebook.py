@@ -17,6 +17,7 @@ from lbp.experiments.table import Table
 from lbp.lab.provenance import Origin
 from lbp.lab.record import Record
 
+NOTHING = "Nothing is recorded yet."
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
 
@@ -76,8 +77,9 @@ def reproduce(
 
 
 def show_table(table: Table) -> None:
-    """Show a table; where there is no browser, its Markdown. A blank table is left out."""
+    """Show a table; where there is no browser, its Markdown. Instead of a blank one, say so."""
     if table.is_blank:
+        _show(f"<p>{NOTHING}</p>", NOTHING)
         return
     _show(table.html(), f"{table.caption}\n\n{table.markdown()}")
 

@@ -70,7 +70,7 @@ def test_a_wide_table_scrolls_and_can_be_reached_by_keyboard_or_is_a_list(cell):
 
 def test_a_table_without_a_number_is_left_out_and_that_is_said(capsys):
     show_table(Table("t", ["a", "b"], [["1", "-"], ["2", "0"]]))
-    assert capsys.readouterr().out == "Nothing is recorded yet.\n"
+    assert "Nothing is recorded yet." in capsys.readouterr().out
     show_table(Table("t", ["a", "b"], [["1", "-"], ["2", "1"]]))
     assert "| 2 | 1 |" in capsys.readouterr().out
 

@@ -59,7 +59,7 @@ def store(clone):
         ("train --no-batch-norm --batch-norm-scale uniform", "batch_norm_scale = 'uniform' has no"),
         ("train --data /nowhere", "no CIFAR-10 in /nowhere: run `lbp data`"),
         ("reproduce fig9", "unknown experiment 'fig9': choose from recipe, fig4_sweep"),
-        ("reproduce fig9", ", precision, apl_units, all"),
+        ("reproduce fig9", ", apl_units, premise, all"),
         (f"reproduce {FIG2} --profile cpu", "unknown profile 'cpu': choose from recorded"),
         (f"reproduce {FIG2} --profile narrow --data /nowhere", "the folder /nowhere of CIFAR-10"),
         ("reproduce all --epochs 0", "epochs = 0 is out of range: choose from 1 to 100000"),

@@ -48,7 +48,7 @@ def test_the_papers_grid_has_72_runs_of_100_epochs(scale):
 def test_the_long_runs_have_1000_epochs_and_three_seeds():
     curves = {
         "fig2_vgg19_tanh": {("tanh", "bp"), ("tanh", "linear")},
-        "fig3_relu": {("tanh", "linear"), ("relu", "bp"), ("relu", "linear")},
+        "fig3_relu": {(name, rule) for name in ("tanh", "relu") for rule in ("bp", "linear")},
     }
     for stem, names in curves.items():
         goals = EXPERIMENTS[stem].goals(PAPER)
@@ -162,6 +162,17 @@ def test_the_larger_steps_go_beyond_the_papers():
     assert len(set(found)) == 5 * 2 * 2
     long = {replace(g.config, seed=0) for g in EXPERIMENTS["fig2_vgg19_tanh"].goals(PAPER)}
     assert long <= set(found)  # whose layers it shows
+
+
+@every_scale
+def test_the_premise_has_no_runs_of_its_own(scale):
+    found = configs("premise", scale)
+    assert len(set(found)) == len(found)
+    if scale is not SMOKE:  # whose grids are parts
+        assert set(found) <= set(configs("fig4_sweep", scale))
+        assert len(found) == (6 + 1) * 2
+        long = {replace(g.config, seed=0) for g in EXPERIMENTS["fig2_vgg19_tanh"].goals(scale)}
+        assert long <= set(found)
 
 
 def test_the_precisions_are_compared_by_seed():
@@ -292,7 +303,7 @@ def test_one_stem_everywhere():
     files = {path.stem for path in (root / "lbp" / "experiments").glob("*.py")}
     stems = {*EXPERIMENTS, "fig1_synthetic", "cost", "own_model", "rule_atlas"}
     assert stems <= files
-    assert notebooks == stems | {"claims", "promises"}
+    assert notebooks == stems | {"claims", "promises", "reruns"}
     readme = (root / "README.md").read_text()
     assert len(places_table().rows) == len(stems)
     for row in places_table().rows:

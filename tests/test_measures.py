@@ -17,6 +17,7 @@ from lbp.experiments import (
     EXPERIMENTS,
     apl_units,
     card,
+    claims,
     fig2_vgg19_tanh,
     fig3_relu,
     fig4_sweep,
@@ -25,10 +26,12 @@ from lbp.experiments import (
     own_model,
     paper,
     precision,
+    premise,
     recipe,
     selection,
     table_binarized,
     width,
+    work_list,
 )
 from lbp.experiments.numbers import Measure
 from lbp.experiments.results import Results
@@ -166,12 +169,15 @@ def test_figure_3_by_hand():
 
     measured = fig3_relu.measures(results_of("fig3_relu", errors))
     for name, window in windows(measured).items():
-        assert window == ((6, 10) if "sd" in name else (1, 10)), name
+        final = (10, 10) if name == "relu_gain_bp" else (1, 10)
+        assert window == ((6, 10) if "sd" in name else final), name
     found = values(measured)
     assert found["best_gap"] == pytest.approx(0)
     assert found["relu_bp_sd"] == pytest.approx(4 / math.sqrt(2))
     assert found["sd_ratio"] == pytest.approx(4)
     assert found["relu_sd_ratio"] == pytest.approx(2)
+    assert found["relu_best_gap"] == pytest.approx(0)
+    assert found["relu_gain_bp"] == pytest.approx(3 - 4)  # the last errors are 43 and 44
 
 
 def test_figure_4_by_hand():
@@ -186,11 +192,62 @@ def test_figure_4_by_hand():
     assert found["early_gap_min"] == Measure(pytest.approx(2.0), 1, 20)
     assert found["weight_decay_gain"] == Measure(pytest.approx(7.0), 91, 100)
     shown = results_of("fig4_sweep", lambda c, n: errors(c, n) if c.lr < 1e-3 else None)
-    assert fig4_sweep.measures(shown) == found  # the panel that the paper lacks decides nothing
+    # The panel that the paper lacks decides nothing of the figure.
+    assert fig4_sweep.measures(shown).items() == found.items() - {
+        ("spread_ratio", found["spread_ratio"])
+    }
     beginning = results_of("fig4_sweep", lambda c, n: errors(c, 3))
     assert fig4_sweep.measures(beginning)["early_gap_min"].last == 3
     one = results_of("fig4_sweep", lambda c, n: errors(c, n) if c.l2 == 0.1 else None)
-    assert set(fig4_sweep.measures(one)) == {"early_gap_min", "distance"}
+    assert set(fig4_sweep.measures(one)) == {"early_gap_min", "distance", "spread_ratio"}
+
+
+def test_how_sensitive_a_rule_is_by_hand():
+    """Backprop's accuracies spread three times as far; pairs of one rule alone do not count."""
+
+    def errors(config, epochs):
+        if (config.lr, config.l2, config.rule) == (1e-3, 1e-6, "bp"):
+            return None
+        if config.l2 not in (0.1, 1e-6):
+            return None
+        if (config.l2, config.rule) == (1e-6, "linear") and config.lr == 1e-3:
+            return [5.0] * epochs  # its counterpart is missing
+        place = {1e-3: 0.0, 1e-4: 1.0, 1e-5: 2.0}[config.lr] + (config.l2 == 0.1)
+        return [60.0 + place * (6.0 if config.rule == "bp" else 2.0)] * 60
+
+    found = fig4_sweep.measures(results_of("fig4_sweep", errors))["spread_ratio"]
+    assert found == Measure(pytest.approx(3.0), 55, 60)
+    two = results_of("fig4_sweep", lambda c, n: errors(c, n) if c.lr < 1e-3 else None)
+    assert "spread_ratio" not in fig4_sweep.measures(two)
+
+
+def test_a_run_that_has_just_begun_does_not_cut_the_comparison_of_the_others():
+    def errors(config, epochs):
+        return [50.0] * (2 if config.l2 == 1e-5 else 60)
+
+    for stem, name in (
+        ("fig4_sweep", "weight_decay_gain"), ("fig4_sweep", "spread_ratio"),
+        ("selection", "bp_shortfall"), ("selection", "best_gap"), ("selection", "leak_mean"),
+        ("premise", "decay_saturation"), ("premise", "bp_gain_saturated"),
+    ):  # fmt: skip
+        assert EXPERIMENTS[stem].measures(results_of(stem, errors))[name].last == 60, (stem, name)
+    begun = results_of("larger_step", lambda c, n: [50.0] * (2 if c.lr == 0.1 else 60))
+    assert larger_step.measures(begun)["all_rates_gap"].last == 60
+
+
+def test_the_first_runs_of_the_narrow_network_give_a_verdict_on_every_claim_about_them():
+    trained: dict[RunConfig, int] = {}
+    for goal in work_list(NARROW)[:18]:
+        trained[goal.config] = max(goal.epochs, trained.get(goal.config, 0))
+    for stem in (
+        *("fig2_vgg19_tanh", "fig3_relu", "fig4_sweep"),
+        *("selection", "premise", "larger_step"),
+    ):
+        results = results_of(stem, lambda c, n: [50.0] * trained[c] if c in trained else None)
+        judged = claims.judge_experiment(stem, {NARROW.name: EXPERIMENTS[stem].measures(results)})
+        words = {v.claim.id: v.word for v in judged if NARROW.name in v.claim.least}
+        assert words
+        assert claims.NOT_RUN not in words.values(), words
 
 
 def test_recipes_are_ranked_by_their_distance():
@@ -352,11 +409,213 @@ def test_what_the_choice_on_the_test_set_is_worth_by_hand():
     records[second] = halved(second, 20.0, 22.0)
     found = selection.measures(replace(results, records=records))
     assert values(found) == pytest.approx(
-        {"leak_mean": (4 + 0) / 2, "leak_max": 4, "tanh_bp_best": 79, "tanh_linear_best": 50}
-    )
+        {"leak_mean": (4 + 0) / 2, "leak_max": 4, "tanh_bp_best": 79, "tanh_linear_best": 50,
+         "bp_shortfall": 79 - 77.5, "linear_shortfall": 0, "best_gap": 50 - 79}
+    )  # fmt: skip
     assert set(windows(found).values()) == {(19, 20)}
     assert selection.measures(replace(results, records={})) == {}
     assert selection.measures(replace(results, records={first: records[first]})) == {}
+
+
+def test_the_inferred_pairs_against_the_best_by_hand():
+    def errors(config, epochs):
+        if config.activation == "relu" or config.l2 not in (0.1, 0.01):
+            return None
+        best = {"bp": (1e-3, 0.1), "linear": (1e-3, 0.01)}[config.rule]
+        own = (config.lr, config.l2) == (1e-4, 0.1) and config.rule == "linear"
+        return [40.0 if (config.lr, config.l2) == best else 44.0 if own else 70.0] * 60
+
+    found = selection.measures(results_of("selection", errors))
+    assert found["bp_shortfall"] == Measure(0, 55, 60)
+    assert found["linear_shortfall"] == Measure(4, 55, 60)
+    answer = selection.answer(results_of("selection", errors))
+    assert "The pair of Figure 2 for Backprop is the best of those that were run" in answer
+    assert "for Linear Backprop is 4.0 points below the best" in answer
+    two = results_of("selection", lambda c, n: errors(c, n) if c.lr < 1e-3 else None)
+    assert "linear_shortfall" not in selection.measures(two)
+
+
+def test_the_best_of_each_rule_is_that_of_as_many_tries_by_hand():
+    """ReLU has the pairs of Figure 3 alone, tanh one pair of both rules and one of Backprop."""
+    given = {
+        ("relu", "bp", 1e-3, 0.1): 30.0,
+        ("relu", "linear", 1e-4, 0.1): 32.0,
+        ("tanh", "bp", 1e-5, 0.1): 50.0,
+        ("tanh", "linear", 1e-5, 0.1): 40.0,
+        ("tanh", "bp", 1e-4, 1e-6): 1.0,  # no counterpart
+    }
+
+    def errors(config, epochs):
+        error = given.get((config.activation, config.rule, config.lr, config.l2))
+        return None if error is None else [error] * epochs
+
+    results = results_of("selection", errors)
+    assert selection.measures(results)["best_gap"] == Measure(-2.0, 91, 100)
+    assert {r.config.l2 for r in selection.matched(results.of())} == {0.1}
+    del given["relu", "linear", 1e-4, 0.1]
+    assert selection.measures(results_of("selection", errors))["best_gap"].value == 10
+
+
+def shaped(config, accuracies, layers, errors=None):
+    """Return a run with these training accuracies in percent, and these glances at its layers.
+
+    Args:
+        config: The run.
+        accuracies: By epoch.
+        layers: By the epoch of a glance, the shares of saturated units and the gradients.
+        errors: On the test set, in percent; 50 by default.
+    """
+    glances = [
+        replace(toys.glance(epoch), saturated=list(shares), gradient=list(gradients))
+        for epoch, (shares, gradients) in layers.items()
+    ]
+    record = toys.record(config, errors or [50.0] * len(accuracies), layers=glances)
+    rows = [
+        replace(row, train_accuracy=accuracy)
+        for row, accuracy in zip(record.epochs, accuracies, strict=True)
+    ]
+    return replace(record, epochs=rows)
+
+
+def test_learning_is_measured_from_the_epoch_at_which_a_layer_saturates():
+    few, half = ([0.1, 0.2], [1.0, 1.0]), ([0.1, 0.5], [1.0, 1.0])
+    rising = [2.0 * n for n in range(1, 21)]  # 2 to 40 %, the last tenth is 38 and 40
+    run = shaped(RunConfig(), rising, {0: half, 1: few, 10: half, 20: half})
+    assert premise.gain_when_saturated(run) == pytest.approx(39 - 20)
+    assert premise.late_gain(run) == pytest.approx(39 - 35)
+    never = shaped(RunConfig(), rising, {0: half, 10: few})
+    late = shaped(RunConfig(), rising, {10: few, 19: half})
+    learnt = shaped(RunConfig(), [95.0] * 20, {10: half})
+    for nothing in (never, late, learnt):
+        assert math.isnan(premise.gain_when_saturated(nothing))
+    gone = toys.record(RunConfig(), [50.0] * 20, diverged=True)
+    assert math.isnan(premise.gain_when_saturated(gone))
+    assert math.isnan(premise.late_gain(shaped(RunConfig(), [50.0], {0: few})))
+
+
+def test_the_gradient_of_the_first_layer_over_the_last_is_a_geometric_mean():
+    layers = {0: ([0.0], [1.0, 7.0, 10.0]), 1: ([0.0], [2.0, 7.0, 2000.0])}
+    run = shaped(RunConfig(), [50.0], layers)
+    assert premise.gradient_ratio(run.layers) == pytest.approx(0.01)  # of 0.1 and 0.001
+    assert premise.gradient_ratio([replace(toys.glance(0), gradient=[0.0, 1.0])]) == 0
+    assert math.isnan(premise.gradient_ratio([]))
+
+
+def test_the_premise_by_hand():
+    shares = {"bp": 0.2, "linear": 0.6}
+
+    def record(goal):
+        config = goal.config
+        end = shares[config.rule] + 0.2 * (config.l2 < 0.1)
+        layers = {
+            n: ([s, s], [10.0 ** -(config.rule == "bp"), 1.0])
+            for n, s in ((0, 0.0), (10, end / 2), (60, end))
+        }
+        rising = config.rule == "linear"
+        accuracies = [40.0] * 10 + [40.0 + 30.0 * rising] * 50
+        return shaped(config, accuracies, layers, [45.0] * 60)
+
+    empty = results_of("premise", lambda c, n: None)
+    results = replace(empty, records={g.config: record(g) for g in empty.goals})
+    found = premise.measures(results)
+    assert found["gradient_ratio"] == Measure(pytest.approx(0.1), 1, 60)
+    assert found["bp_saturated"] == Measure(pytest.approx(20), 60, 60)
+    assert found["linear_saturated"] == Measure(pytest.approx(60), 60, 60)
+    assert found["bp_overfit"] == Measure(pytest.approx(40 - 55), 55, 60)
+    assert found["linear_overfit"] == Measure(pytest.approx(70 - 55), 55, 60)
+    assert found["decay_saturation"] == Measure(pytest.approx(20), 60, 60)
+    # At epoch 10 a layer has 30 or 40 % of its units saturated, at the last glance it is too late.
+    assert math.isnan(found["bp_gain_saturated"].value)
+    assert math.isnan(found["linear_gain_saturated"].value)
+    answer = premise.answer(results)
+    assert "in the first layer is 0.1 times that in the last" in answer
+    assert "20 % of the units are saturated under Backprop and 60 % under Linear Backprop" in answer
+    assert "Under Backprop, no run in a narrow network has a layer with half" in answer
+    shares["linear"] = 0.8  # half of it, and the 0.2 more of a small weight decay, at epoch 10
+    results = replace(empty, records={g.config: record(g) for g in empty.goals})
+    assert premise.measures(results)["linear_gain_saturated"] == Measure(pytest.approx(30), 1, 60)
+    assert premise.measures(empty) == {}
+    (row, *_) = premise.table([results]).rows
+    assert row[1:] == ["60", "0.1", "20", "20", "40.0", "+0.0", "-15.0"]
+
+
+def test_the_premise_is_drawn_where_the_runs_are_longest():
+    def some(scale, epochs):
+        return results_of("premise", lambda c, n: [50.0] * epochs, scale)
+
+    figure = premise.draw([some(PAPER, 5), some(NARROW, 60)])
+    assert figure.get_suptitle() == "VGG19 with tanh (narrow network)"
+    for axes in figure.axes:
+        assert len(axes.lines) == 6
+        assert {line.get_linestyle() for line in axes.lines} == {"-"}  # dashed is the paper
+    gradients, saturated, gap = figure.axes
+    assert set(gradients.lines[0].get_ydata()) == {1.0}
+    assert list(saturated.lines[0].get_xdata()) == [0, 1, 2, 5, *range(10, 61, 10)]
+    assert set(gap.lines[0].get_ydata()) == {0.0}  # 50 % in training and in the test
+    assert premise.draw([some(PAPER, 5)]).get_suptitle() == "VGG19 with tanh (full scale)"
+    empty = results_of("premise", lambda c, n: None)
+    assert premise.draw([empty, empty]) is None
+    bare = {c: toys.record(c, [50.0], layers=[]) for c in some(NARROW, 1).records}
+    assert premise.draw([replace(empty, records=bare)]) is None
+    plt.close("all")
+
+
+def recipes_of(away):
+    """Return full-scale results of recipes so many points from the paper's curves, by name."""
+
+    def errors(config, epochs):
+        for name in away:
+            if replace(config, seed=0) in {
+                g.config for lr in recipe.LEARNING_RATES for g in recipe.goals_of(PAPER, name, lr)
+            }:
+                curve = paper.sweep_curve(config.lr, config.l2, config.rule)
+                return [100 - curve.mid[0] - away[name] - 0.5 * config.seed]
+        return None
+
+    return results_of("recipe", errors, PAPER)
+
+
+@pytest.mark.parametrize(
+    ("away", "excluded", "words"),
+    [
+        (
+            {recipe.PLAIN: 1.0, "augmentation": 1.9, "momentum 0.9": 2.1},
+            ["momentum 0.9"],
+            "The nearest recipe is the plain one",
+        ),
+        (
+            {recipe.PLAIN: 1.3, "augmentation": 1.0},
+            [],
+            "is 0.3 points further away than the nearest, not more than a seed",
+        ),
+        (
+            {recipe.PLAIN: 3.0, "augmentation": 1.0, "momentum 0.9": 1.5},
+            [recipe.PLAIN],
+            "is 2.0 points further away than the nearest, more than a seed",
+        ),
+    ],
+)
+def test_which_recipes_are_excluded(away, excluded, words):
+    """Two seeds are 0.5 points apart, so that more than 1 point excludes a recipe."""
+    results = recipes_of(away)
+    assert recipe.excluded(results) == excluded
+    answer = recipe.answer(results)
+    assert f"Of the {len(away)} recipes" in answer
+    assert f'the nearest to the paper\'s curves is "{min(away, key=away.get)}", 1.0' in answer
+    assert "differ by up to 0.5 points" in answer
+    assert ("Excluded" in answer) == bool(excluded)
+    assert words in answer
+
+
+def test_no_recipe_is_excluded_before_a_second_seed():
+    results = recipes_of({recipe.PLAIN: 1.0, "momentum 0.9": 20.0})
+    first = {c: r for c, r in results.records.items() if c.seed == 0}
+    results = replace(results, records=first)
+    assert recipe.excluded(results) == []
+    assert "so no recipe is excluded" in recipe.answer(results)
+    without = recipes_of({"augmentation": 1.0, "momentum 0.9": 20.0})
+    assert "so no recipe is excluded" in recipe.answer(without)
+    assert "fewer than two recipes" in recipe.answer(recipes_of({recipe.PLAIN: 1.0}))
 
 
 def test_the_steps_of_the_own_model_chapter_are_compared_by_seed():

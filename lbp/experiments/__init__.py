@@ -18,6 +18,7 @@ from lbp.experiments import (  # noqa: E402
     fig4_sweep,
     larger_step,
     precision,
+    premise,
     recipe,
     selection,
     table_binarized,
@@ -62,6 +63,7 @@ EXPERIMENTS: Mapping[str, Experiment] = {
     "selection": selection,
     "precision": precision,
     "apl_units": apl_units,
+    "premise": premise,  # has no runs of its own
 }
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from matplotlib.figure import Figure
 
-from lbp.experiments import paper
+from lbp.experiments import paper, reading
 from lbp.experiments.grid import PAIRS, long_goals
 from lbp.experiments.numbers import (
     Measure,
@@ -76,6 +76,11 @@ def measures(results: Results) -> Measures:
         "bp_distance": Measure(away[BP], 1, epochs),
         "linear_distance": Measure(away[LINEAR], 1, epochs),
     }
+
+
+def texts() -> dict[str, str]:
+    """Return what the page says of how the paper's figure is read, by name."""
+    return {"fig2_after_100": reading.after_100(), "fig2_beside_fig4": reading.two_figures()}
 
 
 def draw(found: Sequence[Results]) -> Figure:

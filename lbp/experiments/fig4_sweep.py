@@ -9,7 +9,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from lbp.experiments import paper
+from lbp.experiments import paper, reading
 from lbp.experiments.grid import EPOCHS, LEARNING_RATES, RULES, WEIGHT_DECAYS, grid_goals
 from lbp.experiments.numbers import (
     Measure,
@@ -18,8 +18,11 @@ from lbp.experiments.numbers import (
     common_epochs,
     final_accuracy,
     last_tenth,
+    long_enough,
     mean_accuracy,
     number,
+    ratio,
+    shared_pairs,
     sweep_distance,
 )
 from lbp.experiments.panels import Line, Panel, draw_panels, to_draw
@@ -57,30 +60,42 @@ def measures(results: Results) -> Measures:
       least of all pairs of the paper's two panels that both rules have;
     - weight_decay_gain: at 1e-4, Linear Backprop's final accuracy with 0.1 minus the best of those
       with less, in points;
+    - spread_ratio: the standard deviation of final accuracy over the pairs that both rules have,
+      Backprop's over Linear Backprop's; needs a pair at each learning rate of the grid;
     - distance: to the paper's curves, mean over the runs of its two panels, in points.
     """
     shown = [r for r in results.of() if r.config.lr in paper.SHOWN_RATES]
     runs = by_key(shown)
-    pairs = [
-        (runs[lr, l2, "linear"], runs[lr, l2, "bp"])
-        for lr, l2, rule in runs
-        if rule == "bp" and (lr, l2, "linear") in runs
-    ]
+    pairs = [(runs[*pair, "linear"], runs[*pair, "bp"]) for pair in shared_pairs(runs)]
     found: Measures = {}
     if pairs:
         early = min(EARLY, common_epochs(record for pair in pairs for record in pair))
         gaps = [mean_accuracy(a, 1, early) - mean_accuracy(b, 1, early) for a, b in pairs]
         found["early_gap_min"] = Measure(min(gaps), 1, early)
-    decays = {r.config.l2: r for r in shown if (r.config.lr, r.config.rule) == (1e-4, "linear")}
+    decays = {r.config.l2: r for r in long_enough(results.of(lr=1e-4, rule="linear"))}
     if LARGEST_DECAY in decays and len(decays) > 1:
         epochs = common_epochs(decays.values())
         final = {l2: final_accuracy(record, epochs) for l2, record in decays.items()}
         gain = final.pop(LARGEST_DECAY) - max(final.values())
         found["weight_decay_gain"] = Measure(gain, *last_tenth(epochs))
+    long = by_key(long_enough(results.of()))
+    both = shared_pairs(long)
+    if {lr for lr, _ in both} == set(LEARNING_RATES):
+        epochs = common_epochs(long[*pair, rule] for pair in both for rule in RULES)
+        sd = {
+            rule: float(np.std([final_accuracy(long[*pair, rule], epochs) for pair in both]))
+            for rule in RULES
+        }
+        found["spread_ratio"] = Measure(ratio(sd["bp"], sd["linear"]), *last_tenth(epochs))
     if shown:
         away = [sweep_distance(record) for record in shown]
         found["distance"] = Measure(float(np.mean(away)), 1, max(map(len, shown)))
     return found
+
+
+def texts(found: Sequence[Results]) -> dict[str, str]:
+    """Return what the page says of how the paper's figure is read, by name."""
+    return {"fig4_beside_fig2": reading.two_figures(), "fig4_axis": reading.first_epoch(found)}
 
 
 def draw(found: Sequence[Results]) -> Figure:
@@ -158,5 +173,10 @@ def answer(results: Results) -> str:
         parts.append(
             f"At the learning rate 1e-4 and after {gain.last} epochs, Linear Backprop with the "
             f"weight decay 0.1 is {abs(gain.value):.1f} points {side} its best run with less."
+        )
+    if spread := numbers.get("spread_ratio"):
+        parts.append(
+            f"Over the pairs that both rules have, the final accuracy of Backprop spreads "
+            f"{number(spread.value)} times as much as that of Linear Backprop."
         )
     return " ".join(parts) or f"Not yet run {where}."

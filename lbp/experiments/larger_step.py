@@ -16,7 +16,9 @@ from lbp.experiments.numbers import (
     common_epochs,
     final_accuracy,
     last_tenth,
+    long_enough,
     number,
+    shared_pairs,
 )
 from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
@@ -64,8 +66,8 @@ def measures(results: Results) -> Measures:
     - all_rates_gap: the same with a higher rate among them;
     - bp_best, linear_best: the best accuracies, in percent; bp_best_lr, linear_best_lr: where.
     """
-    by_pair = by_key(grid(results))
-    shared = {(lr, l2) for lr, l2, _ in by_pair if all((lr, l2, rule) in by_pair for rule in RULES)}
+    by_pair = by_key(long_enough(grid(results)))
+    shared = shared_pairs(by_pair)
     found: Measures = {}
     for name, rates in (
         ("paper_rates_gap", [lr for lr, _ in shared if lr <= HIGHEST_OF_THE_PAPER]),

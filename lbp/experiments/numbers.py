@@ -5,12 +5,13 @@ do not count: runs are compared over the epochs that all of them have.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lbp.experiments import paper
+from lbp.experiments.grid import RULES
 from lbp.experiments.paper import PaperCurve
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
@@ -68,6 +69,20 @@ def common_epochs(records: Iterable[Record]) -> int:
     records = list(records)
     going = [len(record) for record in records if not record.diverged]
     return min(going) if going else max(map(len, records), default=0)
+
+
+# From so many epochs on, a run of the grid can be compared with others at its end.
+ENOUGH = 60
+
+
+def long_enough(records: Iterable[Record]) -> list[Record]:
+    """Return the runs to compare at their end: those of 60 epochs or more, all if there are none.
+
+    Without this, a run that has just begun would cut the comparison of all others.
+    """
+    records = list(records)
+    enough = [record for record in records if record.reaches(ENOUGH)]
+    return enough if any(len(record) >= ENOUGH for record in enough) else records
 
 
 def mean_accuracy(record: Record, first: int, last: int) -> float:
@@ -142,6 +157,12 @@ def sweep_distance(record: Record, shift: int = 0) -> float:
 def by_key(records: Iterable[Record]) -> dict[tuple[float, float, str], Record]:
     """Return the runs of a grid by learning rate, weight decay and rule."""
     return {(r.config.lr, r.config.l2, r.config.rule): r for r in records}
+
+
+def shared_pairs(runs: Mapping[tuple[float, float, str], Record]) -> list[tuple[float, float]]:
+    """Return the learning rates and weight decays that both rules have, of runs `by_key`."""
+    pairs = dict.fromkeys((lr, l2) for lr, l2, _ in runs)
+    return [pair for pair in pairs if all((*pair, rule) in runs for rule in RULES)]
 
 
 # --- of several seeds

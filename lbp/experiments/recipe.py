@@ -133,6 +133,20 @@ def measures(results: Results) -> Measures:
     return found
 
 
+def excluded(results: Results) -> list[str]:
+    """Return the recipes that are further away than the nearest by more than two seeds explain.
+
+    That is by more than twice what two seeds of the plain recipe differ; none where that is not
+    known.
+    """
+    ranked = {name: mean_distance(found) for name, found in distances(results).items()}
+    seed = measures(results).get("seed_difference")
+    if seed is None:
+        return []
+    nearest = min(ranked.values())
+    return [name for name, away in ranked.items() if away - nearest > 2 * seed.value]
+
+
 def table(results: Results) -> Table:
     """Return every recipe's accuracy after the first epoch, the nearest one first."""
     ranked = distances(results)
@@ -219,17 +233,34 @@ def draw_curves(results: Results, name: str = PLAIN) -> Figure:
 
 
 def answer(results: Results) -> str:
-    """Say which recipe is nearest, and what a seed is worth."""
+    """Say which recipe is nearest, what a seed is worth, and which recipes that excludes."""
     if not results.goals:
         return ""  # the recipes are told apart at full scale alone
     ranked = distances(results)
     if len(ranked) < 2:
         return f"Not decided: fewer than two recipes have been run {results.scale.where}."
     nearest, mean = next(iter(ranked)), mean_distance(next(iter(ranked.values())))
-    text = (
+    parts = [
         f"Of the {len(ranked)} recipes that were run {results.scale.where}, the nearest to the "
         f'paper\'s curves is "{nearest}", {mean:.1f} points away on average.'
+    ]
+    seed = measures(results).get("seed_difference")
+    if seed is None:
+        return f"{parts[0]} How far two seeds differ is not yet known, so no recipe is excluded."
+    parts.append(f"Two seeds of the plain recipe differ by up to {seed.value:.1f} points.")
+    names = "; ".join(f'"{name}"' for name in excluded(results))
+    parts.append(
+        f"Excluded, being further away than the nearest by more than twice that: {names}."
+        if names
+        else "No recipe is further away than the nearest by more than twice that."
     )
-    if seed := measures(results).get("seed_difference"):
-        text += f" Two seeds of one recipe differ by up to {seed.value:.1f} points."
-    return text
+    if nearest == PLAIN:
+        parts.append("The nearest recipe is the plain one, which this book trains with.")
+    elif PLAIN in ranked:
+        more = mean_distance(ranked[PLAIN]) - mean
+        verdict = "more than" if more > seed.value else "not more than"
+        parts.append(
+            f"The plain recipe, which this book trains with, is {more:.1f} points further away "
+            f"than the nearest, {verdict} a seed."
+        )
+    return " ".join(parts)

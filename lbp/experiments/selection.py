@@ -4,8 +4,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
-from lbp.experiments.grid import LEARNING_RATES, RULES, WEIGHT_DECAYS, grid_goals
-from lbp.experiments.numbers import Measure, Measures, common_epochs, final_accuracy, last_tenth
+from lbp.experiments.grid import LEARNING_RATES, PAIRS, RULES, WEIGHT_DECAYS, grid_goals
+from lbp.experiments.numbers import (
+    Measure,
+    Measures,
+    common_epochs,
+    final_accuracy,
+    last_tenth,
+    long_enough,
+)
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import LABELS
@@ -71,7 +78,7 @@ def choices(results: Results) -> dict[tuple[str, str], Choice]:
     """Return the choice for each combination of activation and rule that has two runs or more."""
     found = {}
     for activation, rule in NAMES:
-        records = results.of(activation=activation, rule=rule)
+        records = long_enough(results.of(activation=activation, rule=rule))
         if len(records) > 1:
             found[activation, rule] = choose(records)
     return found
@@ -81,19 +88,55 @@ def measures(results: Results) -> Measures:
     """Return what the choice on the test set is worth, in points, and what is best.
 
     - leak_mean, leak_max: over the combinations of activation and rule that have runs;
-    - {activation}_{rule}_best: the accuracy of the best run on the test set, in percent.
+    - {activation}_{rule}_best: the accuracy of the best run on the test set, in percent;
+    - {rule}_shortfall: with tanh, the accuracy of the best run minus that with the pair that Figure
+      2 is inferred to have, in points; needs a run at each learning rate of the grid;
+    - best_gap: the best run of Linear Backprop minus the best of Backprop, over what both have, see
+      `matched`, in points.
     """
     found: Measures = {}
-    made = choices(results)
-    if not made:
-        return {}
-    window = last_tenth(common_epochs(results.of()))
-    leaks = [choice.leak for choice in made.values()]
-    found["leak_mean"] = Measure(sum(leaks) / len(leaks), *window)
-    found["leak_max"] = Measure(max(leaks), *window)
-    for (activation, rule), choice in made.items():
-        found[f"{activation}_{rule}_best"] = Measure(choice.reported, *window)
+    if made := choices(results):
+        records = long_enough(results.of())
+        window = last_tenth(common_epochs(records))
+        leaks = [choice.leak for choice in made.values()]
+        found["leak_mean"] = Measure(sum(leaks) / len(leaks), *window)
+        found["leak_max"] = Measure(max(leaks), *window)
+        for (activation, rule), choice in made.items():
+            found[f"{activation}_{rule}_best"] = Measure(choice.reported, *window)
+    for rule in RULES:
+        records = long_enough(results.of(activation="tanh", rule=rule))
+        epochs = common_epochs(records)
+        final = {(r.config.lr, r.config.l2): final_accuracy(r, epochs) for r in records}
+        own = final.get(PAIRS["tanh", rule])
+        if own is not None and {lr for lr, _ in final} == set(LEARNING_RATES):
+            found[f"{rule}_shortfall"] = Measure(max(final.values()) - own, *last_tenth(epochs))
+    if records := matched(long_enough(results.of())):
+        epochs = common_epochs(records)
+        best = {
+            rule: max(final_accuracy(r, epochs) for r in records if r.config.rule == rule)
+            for rule in RULES
+        }
+        found["best_gap"] = Measure(best["linear"] - best["bp"], *last_tenth(epochs))
     return found
+
+
+def matched(records: Sequence[Record]) -> list[Record]:
+    """Return the runs with a counterpart under the other rule, so that both have as many tries.
+
+    That is the run with the same activation, learning rate and weight decay, and for a pair of
+    Figures 2 and 3 the other rule's pair there.
+    """
+    both = set.intersection(
+        *({p for r in records if r.config.rule == rule for p in _places(r)} for rule in RULES)
+    )
+    return [record for record in records if both & _places(record)]
+
+
+def _places(record: Record) -> set[tuple[str, tuple[float, float] | None]]:
+    config = record.config
+    pair = (config.lr, config.l2)
+    of_a_figure = pair == PAIRS[config.activation, config.rule]
+    return {(config.activation, pair)} | ({(config.activation, None)} if of_a_figure else set())
 
 
 def table(found: Sequence[Results]) -> Table:
@@ -129,14 +172,28 @@ def pair(record: Record) -> str:
 
 
 def answer(results: Results) -> str:
-    """Say in a sentence what the runs of a scale show."""
+    """Say in some sentences what the runs of a scale show."""
     numbers = measures(results)
-    if not numbers:
-        return f"Not yet run {results.scale.where}."
-    made = choices(results)
-    mean, largest = numbers["leak_mean"], numbers["leak_max"]
-    return (
-        f"After {mean.last} epochs {results.scale.where}, choosing on the test set adds "
-        f"{mean.value:+.2f} points on average over the {len(made)} combinations that were run, and "
-        f"{largest.value:+.2f} points at most."
-    )
+    where = results.scale.where
+    parts = []
+    if mean := numbers.get("leak_mean"):
+        parts.append(
+            f"After {mean.last} epochs {where}, choosing on the test set adds {mean.value:+.2f} "
+            f"points on average over the {len(choices(results))} combinations that were run, and "
+            f"{numbers['leak_max'].value:+.2f} points at most."
+        )
+    for rule in RULES:
+        if short := numbers.get(f"{rule}_shortfall"):
+            place = (
+                f"{short.value:.1f} points below the best of those that were run"
+                if short.value > 0
+                else "the best of those that were run"
+            )
+            parts.append(f"The pair of Figure 2 for {LABELS[rule]} is {place}, {where}.")
+    if gap := numbers.get("best_gap"):
+        side = "above" if gap.value > 0 else "below"
+        parts.append(
+            f"After {gap.last} epochs {where}, the best run of Linear Backprop is "
+            f"{abs(gap.value):.1f} points {side} that of Backprop."
+        )
+    return " ".join(parts) or f"Not yet run {where}."

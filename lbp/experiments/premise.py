@@ -1,0 +1,286 @@
+"""The paper's premise: under Backprop gradients vanish, units saturate, and learning then stops."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.figure import Figure
+
+from lbp.experiments.grid import PAIRS, RULES, WEIGHT_DECAYS, grid_goals
+from lbp.experiments.numbers import (
+    Measure,
+    Measures,
+    by_key,
+    common_epochs,
+    last_tenth,
+    long_enough,
+    number,
+    ratio,
+)
+from lbp.experiments.results import Results, with_records
+from lbp.experiments.scales import Scale
+from lbp.experiments.style import COLOURS, LABELS, MARKERS, shade
+from lbp.experiments.table import Table
+from lbp.lab.config import written
+from lbp.lab.record import Layers, Record
+from lbp.lab.run import Goal
+
+TITLE = "Do gradients vanish?"
+PLACE = "section 1, gradients and saturation"
+QUESTION = (
+    "Do gradients vanish under Backprop, do units saturate, and does learning stop where they do?"
+)
+
+LEARNING_RATE = 1e-4  # at which the paper's Figure 4 has the weight decay matter
+LARGEST_DECAY = max(WEIGHT_DECAYS)
+COMPARED = (LEARNING_RATE, LARGEST_DECAY)  # the pair at which the rules are compared
+SHOWN = (COMPARED, (LEARNING_RATE, 1e-2), PAIRS["tanh", "bp"])  # learning rates and weight decays
+# A layer with so large a share of saturated units lets little of the error through.
+SATURATED = 0.5
+LEFT = 10  # points of training accuracy that a run must lack, or there is nothing to stop
+
+Key = TypeVar("Key")
+
+
+def goals(scale: Scale) -> list[Goal]:
+    """Return the grid's runs at one learning rate, and those at Backprop's pair of Figure 2."""
+    decays = WEIGHT_DECAYS[:2] if scale.name == "smoke" else WEIGHT_DECAYS
+    lr, l2 = PAIRS["tanh", "bp"]
+    return [
+        *grid_goals(scale, "tanh", [LEARNING_RATE], decays),
+        *grid_goals(scale, "tanh", [lr], [l2]),
+    ]
+
+
+# --- numbers of one run
+
+
+def gradient_ratio(glances: Iterable[Layers]) -> float:
+    """Return the norm of the true gradient, first layer over last: the glances' geometric mean."""
+    ratios = [ratio(glance.gradient[0], glance.gradient[-1]) for glance in glances]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return float(np.exp(np.mean(np.log(ratios)))) if ratios else math.nan
+
+
+def share(glance: Layers) -> float:
+    """Return the share of saturated units in percent, the mean over the layers."""
+    return 100 * float(np.mean(glance.saturated))
+
+
+def train_accuracy(record: Record, first: int, last: int) -> float:
+    """Return the training accuracy in percent, averaged over epochs `first` to `last`."""
+    return float(np.mean([row.train_accuracy for row in record.epochs[first - 1 : last]]))
+
+
+def gain_when_saturated(record: Record) -> float:
+    """Return how much training accuracy rises once a layer has half of its units saturated.
+
+    In points, up to the last tenth of the run. NaN where no layer comes so far before the last
+    tenth, where less than 10 points are left to learn, and for a run that diverged.
+    """
+    first, last = last_tenth(len(record))
+    start = next(
+        (g.epoch for g in record.layers if g.epoch and max(g.saturated) >= SATURATED), last
+    )
+    before = train_accuracy(record, start, start)
+    if record.diverged or start >= first or before > 100 - LEFT:
+        return math.nan
+    return train_accuracy(record, first, last) - before
+
+
+def late_gain(record: Record) -> float:
+    """Return by how much training accuracy rises from the tenth before the last to the last."""
+    first, last = last_tenth(len(record))
+    before = 2 * first - last - 1
+    if before < 1:
+        return math.nan
+    return train_accuracy(record, first, last) - train_accuracy(record, before, first - 1)
+
+
+def overfit(record: Record, epochs: int) -> float:
+    """Return training minus test accuracy over the last tenth of the epochs, in points."""
+    first, last = last_tenth(epochs)
+    test = float(np.mean(record.test_accuracy[first - 1 : last]))
+    return train_accuracy(record, first, last) - test
+
+
+# --- of all runs
+
+
+def measures(results: Results) -> Measures:
+    """Return what gradients, saturation and learning have to do with each other.
+
+    Runs that diverged do not count, but for `gradient_ratio`.
+
+    - gradient_ratio: at Backprop's pair of Figure 2, see `gradient_ratio`;
+    - bp_saturated, linear_saturated: the share of saturated units in percent where the rules are
+      compared, at the last glance that both have;
+    - bp_overfit, linear_overfit: training minus test accuracy there, in points;
+    - bp_gain_saturated, linear_gain_saturated: see `gain_when_saturated`, mean over the runs for
+      which it is a number; NaN if there is none;
+    - decay_saturation: at one learning rate under Linear Backprop, the share of saturated units
+      with each smaller weight decay minus that with 0.1, the least of these, in percentage points.
+    """
+    runs = by_key(results.of())
+    found: Measures = {}
+    if (record := runs.get((*PAIRS["tanh", "bp"], "bp"))) and record.layers:
+        found["gradient_ratio"] = Measure(gradient_ratio(record.layers), 1, len(record))
+    going = {key: record for key, record in runs.items() if not record.diverged}
+    both = {rule: going[*COMPARED, rule] for rule in RULES if (*COMPARED, rule) in going}
+    if len(both) == len(RULES):
+        epochs = common_epochs(both.values())
+        for rule, record in both.items():
+            found[f"{rule}_overfit"] = Measure(overfit(record, epochs), *last_tenth(epochs))
+        for rule, glance in _last_glances(both).items():
+            found[f"{rule}_saturated"] = Measure(share(glance), glance.epoch, glance.epoch)
+    for rule in RULES:
+        records = long_enough(r for (*_, of_rule), r in going.items() if of_rule == rule)
+        if records:
+            epochs = common_epochs(records)
+            gains = [gain_when_saturated(record.until(epochs)) for record in records]
+            known = [gain for gain in gains if not math.isnan(gain)]
+            mean = float(np.mean(known)) if known else math.nan
+            found[f"{rule}_gain_saturated"] = Measure(mean, 1, epochs)
+    enough = long_enough(
+        r for (lr, _, rule), r in going.items() if (lr, rule) == (LEARNING_RATE, "linear")
+    )
+    last = _last_glances({record.config.l2: record for record in enough})
+    if LARGEST_DECAY in last and len(last) > 1:
+        shares = {l2: share(glance) for l2, glance in last.items()}
+        least = min(shares[l2] for l2 in shares if l2 != LARGEST_DECAY)
+        at = last[LARGEST_DECAY].epoch
+        found["decay_saturation"] = Measure(least - shares[LARGEST_DECAY], at, at)
+    return found
+
+
+def _last_glances(runs: Mapping[Key, Record]) -> dict[Key, Layers]:
+    """Return each run's glance at the last epoch after which all have one, if there is such one."""
+    glances = {key: {g.epoch: g for g in record.layers if g.epoch} for key, record in runs.items()}
+    shared = set.intersection(*map(set, glances.values())) if glances else set()
+    return {key: of_run[max(shared)] for key, of_run in glances.items()} if shared else {}
+
+
+def table(found: Sequence[Results]) -> Table:
+    """Return each recorded run's gradients, saturation and learning at its end, at each scale."""
+    rows = []
+    for results in found:
+        for (lr, l2, rule), record in by_key(results.of()).items():
+            epochs = len(record)
+            cells = ["-"] * 6
+            if record.layers and not record.diverged:
+                end = record.layers[-1]
+                cells = [
+                    number(gradient_ratio(record.layers), ".2g"),
+                    number(share(end), ".0f"),
+                    number(100 * max(end.saturated), ".0f"),
+                    number(train_accuracy(record, *last_tenth(epochs))),
+                    number(late_gain(record), "+.1f"),
+                    number(overfit(record, epochs), "+.1f"),
+                ]
+            label = f"{_label(rule, lr, l2)}, {results.scale.title}"
+            rows.append([label, f"{epochs} (diverged)" if record.diverged else str(epochs), *cells])
+    return Table(
+        "Gradient: the norm of the true gradient, first layer over last. Saturated units: at the "
+        "last glance. Training accuracy: the mean over the last tenth of the epochs, its change "
+        "from the tenth before, and how far it is above test accuracy.",
+        [
+            *("run", "epochs", "gradient", "saturated units (%)", "most saturated layer (%)"),
+            *("training accuracy (%)", "change (points)", "above test accuracy (points)"),
+        ],
+        rows or [["not yet run", *["-"] * 7]],
+    )
+
+
+def _label(rule: str, lr: float, l2: float) -> str:
+    return f"{LABELS[rule]}, learning rate {written(lr)}, weight decay {written(l2)}"
+
+
+def draw(found: Sequence[Results]) -> Figure | None:
+    """Draw gradients, saturation and overfitting over the epochs; None without records.
+
+    At the scale at which the runs are longest.
+    """
+    drawn = [(runs, results.scale) for results in with_records(found) if (runs := _drawn(results))]
+    if not drawn:
+        return None
+    runs, scale = max(drawn, key=lambda item: max(map(len, item[0].values())))
+    figure, panels = plt.subplots(1, 3, figsize=(10.8, 4.4))
+    for (lr, l2, rule), record in runs.items():
+        style: dict[str, Any] = {
+            "color": shade(COLOURS[rule], 1 if lr == LEARNING_RATE else 0.3),
+            "marker": MARKERS[rule],
+            "fillstyle": "full" if l2 == LARGEST_DECAY else "none",
+            "markersize": 5,
+            "label": _label(rule, lr, l2),
+        }
+        glances = [glance for glance in record.layers if math.isfinite(share(glance))]
+        at = [glance.epoch for glance in glances]
+        panels[0].plot(at, [gradient_ratio([glance]) for glance in glances], "-", **style)
+        panels[1].plot(at, [share(glance) for glance in glances], "-", **style)
+        gaps = [row.train_accuracy + row.test_error - 100 for row in record.epochs]
+        every = max(1, len(gaps) // 10)
+        panels[2].plot(range(1, len(gaps) + 1), gaps, "-", markevery=every, **style)
+    titles = ("gradients", "saturation", "overfitting")
+    labels = (
+        "gradient norm, first layer / last",
+        "saturated units (%)",
+        "training - test accuracy (points)",
+    )
+    for axes, title, ylabel in zip(panels, titles, labels, strict=True):
+        axes.set_title(title)
+        axes.set_ylabel(ylabel)
+        axes.set_xlabel("epoch")
+    panels[0].set_yscale("log")
+    figure.suptitle(f"VGG19 with tanh ({scale.title})", fontsize=12)
+    handles, names = panels[0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
+    return figure
+
+
+def _drawn(results: Results) -> dict[tuple[float, float, str], Record]:
+    """Return the runs that the figure shows, of those that have glances at their layers."""
+    runs = by_key(results.of())
+    keys = [(*pair, rule) for pair in SHOWN for rule in RULES]
+    return {key: runs[key] for key in keys if key in runs and runs[key].layers}
+
+
+def answer(results: Results) -> str:
+    """Say whether gradients vanish, which rule saturates, and what becomes of learning then."""
+    numbers = measures(results)
+    where = results.scale.where
+    known = {name: m for name, m in numbers.items() if not math.isnan(m.value)}
+    parts = []
+    if gradient := known.get("gradient_ratio"):
+        parts.append(
+            f"Under Backprop with its pair of Figure 2, the norm of the gradient in the first "
+            f"layer is {gradient.value:.2g} times that in the last, on average over "
+            f"{gradient.last} epochs {where}."
+        )
+    lr, l2 = map(written, COMPARED)
+    if {"bp_saturated", "linear_saturated"} <= set(known):
+        bp, linear = known["bp_saturated"], known["linear_saturated"]
+        parts.append(
+            f"At the learning rate {lr} with the weight decay {l2}, {bp.value:.0f} % of the units "
+            f"are saturated under Backprop and {linear.value:.0f} % under Linear Backprop, after "
+            f"epoch {bp.last} {where}."
+        )
+    for rule in RULES:
+        if gain := known.get(f"{rule}_gain_saturated"):
+            parts.append(
+                f"Once half of the units of a layer are saturated, training accuracy changes by "
+                f"{gain.value:+.1f} points under {LABELS[rule]}, up to epoch {gain.last} {where}."
+            )
+        elif f"{rule}_gain_saturated" in numbers:
+            parts.append(
+                f"Under {LABELS[rule]}, no run {where} has a layer with half of its units "
+                "saturated while there is much left to learn."
+            )
+    if {"bp_overfit", "linear_overfit"} <= set(known):
+        bp, linear = known["bp_overfit"], known["linear_overfit"]
+        parts.append(
+            f"Training accuracy minus test accuracy is {bp.value:.1f} points under Backprop and "
+            f"{linear.value:.1f} points under Linear Backprop, after {bp.last} epochs {where}."
+        )
+    return " ".join(parts) or f"Not yet run {where}."

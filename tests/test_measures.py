@@ -202,6 +202,18 @@ def test_figure_4_by_hand():
     assert set(fig4_sweep.measures(one)) == {"early_gap_min", "distance", "spread_ratio"}
 
 
+def test_figure_4_needs_both_panels_and_pairs_that_have_begun_cut_nothing():
+    def errors(config, epochs):
+        length = {(1e-4, 1e-1): 5, (1e-4, 1e-4): 1, (1e-5, 1e-4): 4}
+        ahead = 30.0 if config.l2 == 1e-1 else 3.0
+        return [70.0 - ahead * (config.rule == "linear")] * length.get((config.lr, config.l2), 0)
+
+    both = results_of("fig4_sweep", lambda c, n: errors(c, n) or None)
+    assert fig4_sweep.measures(both)["early_gap_min"] == Measure(pytest.approx(3.0), 1, 4)
+    one = results_of("fig4_sweep", lambda c, n: errors(c, n) or None if c.lr == 1e-4 else None)
+    assert "early_gap_min" not in fig4_sweep.measures(one)
+
+
 def test_how_sensitive_a_rule_is_by_hand():
     """Backprop's accuracies spread three times as far; pairs of one rule alone do not count."""
 

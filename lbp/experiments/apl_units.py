@@ -15,6 +15,7 @@ from lbp.experiments.numbers import (
     Measures,
     by_name,
     common_epochs,
+    counted,
     final_accuracy,
     interval,
     last_tenth,
@@ -405,8 +406,8 @@ def answer(results: Results) -> str:
     trained = found["linear_gain_apl"]
     side = "above" if trained.value >= 0 else "below"
     text = (
-        f"After {gain.last} epochs {where}, APL units with five hinges change the accuracy of ReLU "
-        f"by {gain.value:+.1f} points under Backprop and by {linear.value:+.1f} points under "
+        f"After {counted(gain.last)} {where}, APL units with five hinges change the accuracy of "
+        f"ReLU by {gain.value:+.1f} points under Backprop and by {linear.value:+.1f} points under "
         f"Linear Backprop. With APL units, Linear Backprop ends {abs(trained.value):.1f} points "
         f"{side} Backprop."
     )

@@ -13,6 +13,7 @@ from lbp.experiments.numbers import (
     common_epochs,
     epoch_to_epoch_sd,
     final_accuracy,
+    first_epochs,
     last_tenth,
     long_distance,
     mean_accuracy,
@@ -143,7 +144,7 @@ def answer(results: Results) -> str:
     lead, final = numbers["early_lead"], numbers["final_gap"]
     first, second = _ahead(lead.value), _ahead(-final.value)
     return (
-        f"Over the first {lead.last} epochs {where}, {first} on average. "
+        f"Over {first_epochs(lead.last)} {where}, {first} on average. "
         f"Over epochs {final.first} to {final.last}, the last that both rules have, {second}."
     )
 

@@ -12,6 +12,7 @@ from lbp.experiments.numbers import (
     accuracies,
     by_name,
     common_epochs,
+    counted,
     epoch_to_epoch_sd,
     final_accuracy,
     interval,
@@ -136,7 +137,7 @@ def answer(results: Results) -> str:
     gain = numbers["relu_gain_bp"]
     side, end = ("above" if value > 0 else "below" for value in (gap.value, gain.value))
     return (
-        f"After {gap.last} epochs {where}, the best epoch of Backprop with ReLU is "
+        f"After {counted(gap.last)} {where}, the best epoch of Backprop with ReLU is "
         f"{abs(gap.value):.1f} points {side} that of Linear Backprop with tanh. From epoch to "
         f"epoch it varies {number(sd.value)} times as much as Linear Backprop with tanh and "
         f"{number(own.value)} times as much as Linear Backprop with ReLU. Under Backprop, the "

@@ -16,7 +16,9 @@ from lbp.experiments.numbers import (
     Measures,
     by_key,
     common_epochs,
+    counted,
     final_accuracy,
+    first_epochs,
     last_tenth,
     long_enough,
     mean_accuracy,
@@ -57,7 +59,7 @@ def measures(results: Results) -> Measures:
     """Return Figure 4's numbers, as far as its runs go.
 
     - early_gap_min: Linear Backprop minus Backprop, mean over the first 20 epochs, in points: the
-      least of all pairs of the paper's two panels that both rules have;
+      least of the pairs that both rules have; needs one in each of the paper's two panels;
     - weight_decay_gain: at 1e-4, Linear Backprop's final accuracy with 0.1 minus the best of those
       with less, in points;
     - spread_ratio: the standard deviation of final accuracy over the pairs that both rules have,
@@ -66,11 +68,20 @@ def measures(results: Results) -> Measures:
     """
     shown = [r for r in results.of() if r.config.lr in paper.SHOWN_RATES]
     runs = by_key(shown)
-    pairs = [(runs[*pair, "linear"], runs[*pair, "bp"]) for pair in shared_pairs(runs)]
+    pairs = {pair: [runs[*pair, rule] for rule in RULES] for pair in shared_pairs(runs)}
     found: Measures = {}
-    if pairs:
-        early = min(EARLY, common_epochs(record for pair in pairs for record in pair))
-        gaps = [mean_accuracy(a, 1, early) - mean_accuracy(b, 1, early) for a, b in pairs]
+    if {lr for lr, _ in pairs} == set(paper.SHOWN_RATES):
+        # As far as both panels have a pair; pairs that are shorter do not cut the others.
+        reach = {pair: common_epochs(records) for pair, records in pairs.items()}
+        early = min(
+            EARLY,
+            *(max(reach[pair] for pair in pairs if pair[0] == lr) for lr in paper.SHOWN_RATES),
+        )
+        gaps = [
+            mean_accuracy(linear, 1, early) - mean_accuracy(bp, 1, early)
+            for pair, (bp, linear) in pairs.items()
+            if reach[pair] >= early
+        ]
         found["early_gap_min"] = Measure(min(gaps), 1, early)
     decays = {r.config.l2: r for r in long_enough(results.of(lr=1e-4, rule="linear"))}
     if LARGEST_DECAY in decays and len(decays) > 1:
@@ -164,14 +175,14 @@ def answer(results: Results) -> str:
         ahead = early.value > 0
         bound, side = ("at least", "ahead of") if ahead else ("up to", "behind")
         parts.append(
-            f"Over the first {early.last} epochs {where}, Linear Backprop is {bound} "
+            f"Over {first_epochs(early.last)} {where}, Linear Backprop is {bound} "
             f"{abs(early.value):.1f} points {side} Backprop at the learning rates of the paper's "
             "two panels."
         )
     if gain := numbers.get("weight_decay_gain"):
         side = "above" if gain.value > 0 else "below"
         parts.append(
-            f"At the learning rate 1e-4 and after {gain.last} epochs, Linear Backprop with the "
+            f"At the learning rate 1e-4 and after {counted(gain.last)}, Linear Backprop with the "
             f"weight decay 0.1 is {abs(gain.value):.1f} points {side} its best run with less."
         )
     if spread := numbers.get("spread_ratio"):

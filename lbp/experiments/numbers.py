@@ -226,6 +226,16 @@ def ratio(first: float, second: float) -> float:
     return first / second if second else math.nan
 
 
+def counted(epochs: int) -> str:
+    """Return a number of epochs in words."""
+    return "1 epoch" if epochs == 1 else f"{epochs} epochs"
+
+
+def first_epochs(epochs: int) -> str:
+    """Return what a sentence calls the first so many epochs."""
+    return "the first epoch" if epochs == 1 else f"the first {epochs} epochs"
+
+
 def number(value: float | None, form: str = ".1f") -> str:
     """Return a number as text, "-" if there is none."""
     return "-" if value is None or math.isnan(value) else format(value, form)

@@ -9,7 +9,15 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from lbp.experiments.grid import EPOCHS, RULES, SEEDS
-from lbp.experiments.numbers import Measure, Measures, accuracies, common_epochs, number, ratio
+from lbp.experiments.numbers import (
+    Measure,
+    Measures,
+    accuracies,
+    common_epochs,
+    counted,
+    number,
+    ratio,
+)
 from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import COLOURS, LABELS
@@ -128,7 +136,7 @@ def answer(results: Results) -> str:
     difference, sd, noise = (numbers[name] for name in ("difference", "seed_sd", "ratio"))
     word = "within" if noise.value <= 2 else "outside"
     return (
-        f"Over {difference.last} epochs {results.scale.where}, the curves of both precisions lie "
+        f"Over {counted(difference.last)} {results.scale.where}, the curves of both precisions lie "
         f"{difference.value:.2f} points apart, {word} the noise of the seeds, whose standard "
         f"deviation is {sd.value:.2f} points."
     )

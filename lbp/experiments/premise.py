@@ -14,6 +14,7 @@ from lbp.experiments.numbers import (
     Measures,
     by_key,
     common_epochs,
+    counted,
     last_tenth,
     long_enough,
     number,
@@ -281,6 +282,6 @@ def answer(results: Results) -> str:
         bp, linear = known["bp_overfit"], known["linear_overfit"]
         parts.append(
             f"Training accuracy minus test accuracy is {bp.value:.1f} points under Backprop and "
-            f"{linear.value:.1f} points under Linear Backprop, after {bp.last} epochs {where}."
+            f"{linear.value:.1f} points under Linear Backprop, after {counted(bp.last)} {where}."
         )
     return " ".join(parts) or f"Not yet run {where}."

@@ -9,6 +9,7 @@ from lbp.experiments.numbers import (
     Measure,
     Measures,
     common_epochs,
+    counted,
     final_accuracy,
     last_tenth,
     long_enough,
@@ -178,7 +179,7 @@ def answer(results: Results) -> str:
     parts = []
     if mean := numbers.get("leak_mean"):
         parts.append(
-            f"After {mean.last} epochs {where}, choosing on the test set adds {mean.value:+.2f} "
+            f"After {counted(mean.last)} {where}, choosing on the test set adds {mean.value:+.2f} "
             f"points on average over the {len(choices(results))} combinations that were run, and "
             f"{numbers['leak_max'].value:+.2f} points at most."
         )
@@ -193,7 +194,7 @@ def answer(results: Results) -> str:
     if gap := numbers.get("best_gap"):
         side = "above" if gap.value > 0 else "below"
         parts.append(
-            f"After {gap.last} epochs {where}, the best run of Linear Backprop is "
+            f"After {counted(gap.last)} {where}, the best run of Linear Backprop is "
             f"{abs(gap.value):.1f} points {side} that of Backprop."
         )
     return " ".join(parts) or f"Not yet run {where}."

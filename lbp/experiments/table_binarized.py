@@ -20,7 +20,9 @@ from lbp.experiments.numbers import (
     Measures,
     accuracies,
     common_epochs,
+    counted,
     final_accuracy,
+    first_epochs,
     last_tenth,
     mean_accuracy,
     number,
@@ -289,9 +291,9 @@ def answer(results: Results) -> str:
     order = "lower" if gain.value > 0 else "higher"
     bp, linear = (numbers[f"{rule}_error"].value for rule in RULES)
     return (
-        f"Over the first {early.last} epochs {results.scale.where}, {first} is "
+        f"Over {first_epochs(early.last)} {results.scale.where}, {first} is "
         f"{abs(early.value):.1f} points of mean accuracy ahead of {second}, each at its best "
-        f"learning rate and weight decay. After {gain.last} epochs, the best top-1 test error of "
+        f"learning rate and weight decay. After {counted(gain.last)}, the best top-1 test error of "
         f"Linear Backprop is {abs(gain.value):.1f} points {order} than that of Backprop: "
         f"{linear:.1f} % against {bp:.1f} %. {reading(numbers)}"
     )

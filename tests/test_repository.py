@@ -164,9 +164,10 @@ class Buttons(HTMLParser):
 @pytest.fixture
 def buttons(tmp_path, python):
     """Return a function that gives the buttons of a page of a small book of another repository."""
-    for folder in ("book/_static", "notebooks"):
-        (tmp_path / folder).mkdir(parents=True)
-    for name in ("_config.yml", "book/build.py", "book/references.bib", "book/_static/lbp.css"):
+    (tmp_path / "notebooks").mkdir()
+    other = shutil.ignore_patterns("*.md", "mathjax", "images", "__pycache__")
+    shutil.copytree(ROOT / "book", tmp_path / "book", ignore=other)
+    for name in ("_config.yml", "CITATION.cff"):
         shutil.copy2(ROOT / name, tmp_path / name)
     config = tmp_path / "_config.yml"
     config.write_text(config.read_text().replace(REPOSITORY["url"], OTHER))

@@ -257,7 +257,7 @@ def answer(results: Results) -> str:
         parts.append(
             f"Under Backprop with its pair of Figure 2, the norm of the gradient in the first "
             f"layer is {gradient.value:.2g} times that in the last, on average over "
-            f"{gradient.last} epochs {where}."
+            f"{counted(gradient.last)} {where}."
         )
     lr, l2 = map(written, COMPARED)
     if {"bp_saturated", "linear_saturated"} <= set(known):

@@ -13,7 +13,7 @@ from lbp.experiments.claims import Verdict
 from lbp.experiments.results import Results
 from lbp.experiments.scales import PROFILES
 from lbp.experiments.style import run_label
-from lbp.experiments.table import Table
+from lbp.experiments.table import Table, inline
 from lbp.lab.provenance import Origin
 from lbp.lab.record import Record
 
@@ -134,6 +134,11 @@ def _trained(records: Sequence[Record]) -> str:
 def show_runs(found: Sequence[Results], notes: Mapping[str, str] | None = None) -> None:
     """Show how far an experiment's runs are, and what each scale changes; see `runs_table`."""
     show_table(runs_table(found, notes))
+
+
+def show_text(text: str) -> None:
+    """Show a paragraph of inline Markdown."""
+    _show(f"<p>{inline(text)}</p>", text)
 
 
 def show_card(

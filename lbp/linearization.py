@@ -570,8 +570,8 @@ def linearize(
         behaving = {type(modules[name]) for names in audit.suggested.values() for name in names}
         if behaving - classes:
             _undo(model, before)
-            also = [*also, *behaving]
-            _, report = linearize(model, rule, where, also=also, example=example, strict=strict)
+            further_ = [*classes, *functions, *behaving]  # `also` may be an iterator, used up
+            _, report = linearize(model, rule, where, also=further_, example=example, strict=strict)
             names = sorted({*report.by_behaviour, *(kind.__name__ for kind in behaving)})
             return Linearized(model, replace(report, by_behaviour=tuple(names)))
         if not found:

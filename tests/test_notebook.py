@@ -104,9 +104,9 @@ def test_provenance_is_that_of_the_records(clone):
     assert (shown["records"], shown["seeds"]) == ("4", "0, 1")
     assert stretch.origin.device in shown["device"]
     assert stretch.origin.torch in shown["versions"]
-    (clone / "_config.yml").write_text("repository:\n  url: https://host/me/book/\n")
+    (clone / "_config.yml").write_text("repository:\n  url: https://host/me/book\n  branch: v1\n")
     (row,) = card.provenance("fig2_vgg19_tanh", [results]).rows
-    assert row[1] == "[4](https://host/me/book/tree/main/data/results)"
+    assert row[1] == "[4](https://host/me/book/tree/v1/data/results)"
     assert card.provenance("fig2_vgg19_tanh", []) is None
 
 

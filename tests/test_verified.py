@@ -200,6 +200,13 @@ def test_a_model_whose_only_activation_is_of_its_own_class_needs_an_example():
         lbp.linearize(nn.Sequential(nn.Linear(6, 6)), example=X)
 
 
+def test_also_may_be_an_iterator():
+    model = nn.Sequential(nn.Linear(6, 6), Gated(), Cubed())
+    _, report = lbp.linearize(model, also=iter([Gated]), example=X)
+    assert report.changed == {"1": "Gated", "2": "Cubed"}
+    assert report.by_behaviour == ("Cubed",)
+
+
 def test_where_chooses_among_what_is_found_by_behaviour():
     model = nn.Sequential(nn.Linear(6, 6), Squared(), nn.ReLU())
     _, report = lbp.linearize(model, where="2", example=X)

@@ -55,7 +55,7 @@ def provenance(stem: str, found: Sequence[Results]) -> Table | None:
         records = list(results.records.values())
         if not records:
             continue
-        number = _link(str(len(records)), "tree/main/data/results")
+        number = _link(str(len(records)), "tree", "data/results")
         seeds = ", ".join(map(str, sorted({record.config.seed for record in records})))
         origins = [stretch.origin for record in records for stretch in record.stretches]
         rows.append([results.scale.title, number, seeds, *_origins(stem, origins)])
@@ -66,7 +66,7 @@ def provenance(stem: str, found: Sequence[Results]) -> Table | None:
 def measured(stem: str, found: Mapping[str, Sequence[Origin]]) -> Table:
     """Return where measurements come from, a row for each kind of device that has some."""
     rows = [
-        [name, _link(str(len(origins)), f"tree/main/data/{stem}"), *_origins(stem, origins)]
+        [name, _link(str(len(origins)), "tree", f"data/{stem}"), *_origins(stem, origins)]
         for name, origins in found.items()
         if origins
     ]
@@ -82,7 +82,7 @@ def computed(stem: str, seeds: str) -> Table:
         seeds: The seeds that it uses, in words.
     """
     versions = f"PyTorch {torch.__version__}, Python {platform.python_version()}"
-    code = _link(f"lbp/experiments/{stem}.py", f"tree/main/lbp/experiments/{stem}.py")
+    code = _link(f"lbp/experiments/{stem}.py", "blob", f"lbp/experiments/{stem}.py")
     columns = ["what", "seeds", "versions", "code"]
     return Table(
         "Where the figure comes from.", columns, [["computed with the book", seeds, versions, code]]
@@ -95,7 +95,7 @@ def _origins(stem: str, origins: Sequence[Origin]) -> list[str]:
     hours = sum(origin.seconds for origin in origins) / 3600
     commits = {origin.commit: origin.finished for origin in origins if origin.commit}
     code = [
-        _link(commit[:7], f"blob/{commit}/lbp/experiments/{stem}.py")
+        _link(commit[:7], "blob", f"lbp/experiments/{stem}.py", commit)
         for commit in sorted(commits, key=lambda commit: commits[commit], reverse=True)
     ]
     return [
@@ -106,16 +106,14 @@ def _origins(stem: str, origins: Sequence[Origin]) -> list[str]:
     ]
 
 
-def _link(text: str, place: str) -> str:
-    url = repository()
-    return f"[{text}]({url}/{place})" if url else text
-
-
-def repository() -> str:
-    """Return the address of the book's repository, "" if `_config.yml` names none."""
+def _link(text: str, kind: str, place: str, commit: str = "") -> str:
+    """Return a link to a file ("blob") or folder ("tree"), at the book's branch or a commit."""
     config = paths.project() / "_config.yml"
     settings = yaml.safe_load(config.read_text()) if config.is_file() else {}
-    return str(settings.get("repository", {}).get("url") or "").rstrip("/")
+    repository = settings.get("repository", {})
+    if not repository.get("url"):
+        return text
+    return f"[{text}]({repository['url']}/{kind}/{commit or repository['branch']}/{place})"
 
 
 def folded(summary: str, table: Table) -> str:

@@ -55,6 +55,7 @@ def output_inputs() -> Iterator[tuple[str, bytes]]:
     for name, content in files("notebooks", "*.ipynb"):
         code = [c["source"] for c in json.loads(content)["cells"] if c["cell_type"] == "code"]
         yield name, json.dumps(code).encode()
+    yield "_config.yml", (ROOT / "_config.yml").read_bytes()  # it names the repository of links
     packages = sorted(f"{d.name} {d.version}" for d in distributions())
     yield "environment", repr((sys.version, os.environ.get("LBP_DATA"), packages)).encode()
 

@@ -570,8 +570,9 @@ def linearize(
         behaving = {type(modules[name]) for names in audit.suggested.values() for name in names}
         if behaving - classes:
             _undo(model, before)
-            further_ = [*classes, *functions, *behaving]  # `also` may be an iterator, used up
-            _, report = linearize(model, rule, where, also=further_, example=example, strict=strict)
+            # Not from `also` itself, which may be an iterator and used up.
+            also = (*classes, *behaving, *functions)
+            _, report = linearize(model, rule, where, also=also, example=example, strict=strict)
             names = sorted({*report.by_behaviour, *(kind.__name__ for kind in behaving)})
             return Linearized(model, replace(report, by_behaviour=tuple(names)))
         if not found:

@@ -245,6 +245,7 @@ def test_a_run_that_has_just_begun_does_not_cut_the_comparison_of_the_others():
         assert EXPERIMENTS[stem].measures(results_of(stem, errors))[name].last == 60, (stem, name)
     begun = results_of("larger_step", lambda c, n: [50.0] * (2 if c.lr == 0.1 else 60))
     assert larger_step.measures(begun)["all_rates_gap"].last == 60
+    assert {row[3] for row in own_model.tuning_table(begun).rows} == {"60"}
 
 
 def test_the_first_runs_of_the_narrow_network_give_a_verdict_on_every_claim_about_them():

@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lbp.experiments.grid import RULES, SEEDS, WEIGHT_DECAYS, long_goal
 from lbp.experiments.larger_step import SHOWN_LAYERS, first_step_ratio
-from lbp.experiments.numbers import common_epochs, final_accuracy, number
+from lbp.experiments.numbers import common_epochs, final_accuracy, long_enough, number
 from lbp.experiments.results import Results
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
@@ -95,20 +95,22 @@ def tuning_table(grid: Results) -> Table:
     for l2 in (max(WEIGHT_DECAYS), 1e-4):
         for rule in RULES:
             records = grid.of(rule=rule, l2=l2, seed=0)
-            epochs = common_epochs(records)
-            best = max(records, key=partial(final_accuracy, epochs=epochs), default=None)
+            compared = long_enough(records)
+            epochs = common_epochs(compared)
+            best = max(compared, key=partial(final_accuracy, epochs=epochs), default=None)
             rows.append(
                 [
                     f"{LABELS[rule]}, weight decay {written(l2)}",
                     f"{written(best.config.lr)}" if best else "-",
                     number(final_accuracy(best, epochs) if best else None),
+                    str(epochs) if best else "-",
                     ", ".join(f"{written(r.config.lr)}" for r in records if r.diverged) or "none",
                 ]
             )
     return Table(
         f"VGG19 with tanh {grid.scale.where}, learning rates from 1e-5 to 0.1 as far as they were "
         "run.",
-        ["run", "best learning rate", "its final accuracy (%)", "rates that diverge"],
+        ["run", "best learning rate", "its final accuracy (%)", "epochs", "rates that diverge"],
         rows,
     )
 

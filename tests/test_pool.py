@@ -332,6 +332,19 @@ def test_signals_wait_for_the_end_of_the_block_where_the_system_can_hold_them(
         signal.signal(signal.SIGUSR1, before)
 
 
+def test_processes_start_with_variables_that_the_user_has_not_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LBP_TEST_SET", "the user's")
+    monkeypatch.delenv("LBP_TEST_UNSET", raising=False)
+    show = "import os; print(os.environ['LBP_TEST_SET'], os.environ.get('LBP_TEST_UNSET'))"
+    command = [sys.executable, "-c", show]
+    with pool._environment({"LBP_TEST_SET": "ours", "LBP_TEST_UNSET": "ours"}):
+        within = subprocess.check_output(command, text=True)
+    after = subprocess.check_output(command, text=True)
+    assert (within, after) == ("the user's ours\n", "the user's None\n")
+
+
 class ScarceStore(Store):
     """Stands for a device that is too small for two runs at once."""
 

@@ -6,7 +6,7 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
@@ -27,6 +27,10 @@ from lbp.lab.store import Store
 OUT_OF_MEMORY = "out of GPU memory"
 ELSEWHERE = "another process trains it now"
 MOST_JOBS = 64
+# glibc gives large blocks back to the system and fetches them again, page by page, at every step:
+# 5 % of a step of VGG19 on a processor, 15 % with APL units. A process reads this as it starts;
+# under other libraries it has no effect.
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**33)}
 
 
 @dataclass(frozen=True)
@@ -241,7 +245,7 @@ def _train_in_processes(
     with ProcessPoolExecutor(jobs, context, _start, given) as workers:
         try:
             while waiting or flying:
-                with _signals_left_to_parent():
+                with _signals_left_to_parent(), _environment(KEEP_MEMORY):
                     for goal in _ready(waiting, flying.values(), jobs - len(flying)):
                         waiting.remove(goal)
                         flying[workers.submit(_train_here, goal)] = goal
@@ -275,6 +279,18 @@ def _ready(waiting: Sequence[Goal], flying: Iterable[Goal], number: int) -> list
             busy.add(goal.config)
             ready.append(goal)
     return ready
+
+
+@contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    """Give processes that start in the block these variables, but none that the user has set."""
+    added = {name: value for name, value in variables.items() if name not in os.environ}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name in added:
+            del os.environ[name]
 
 
 @contextmanager

@@ -592,18 +592,18 @@ def recipes_of(away):
     ("away", "excluded", "words"),
     [
         (
-            {recipe.PLAIN: 1.0, "augmentation": 1.9, "momentum 0.9": 2.1},
+            {recipe.PLAIN: 1.9, recipe.OWN: 1.0, "momentum 0.9": 2.1},
             ["momentum 0.9"],
-            "The nearest recipe is the plain one",
+            "This book trains with the nearest one.",
         ),
         (
-            {recipe.PLAIN: 1.3, "augmentation": 1.0},
+            {recipe.PLAIN: 1.4, recipe.OWN: 1.3, "augmentation": 1.0},
             [],
             "is 0.3 points further away than the nearest, not more than a seed",
         ),
         (
-            {recipe.PLAIN: 3.0, "augmentation": 1.0, "momentum 0.9": 1.5},
-            [recipe.PLAIN],
+            {recipe.PLAIN: 1.9, recipe.OWN: 3.0, "augmentation": 1.0, "momentum 0.9": 1.5},
+            [recipe.OWN],
             "is 2.0 points further away than the nearest, more than a seed",
         ),
     ],
@@ -618,6 +618,8 @@ def test_which_recipes_are_excluded(away, excluded, words):
     assert "differ by up to 0.5 points" in answer
     assert ("Excluded" in answer) == bool(excluded)
     assert words in answer
+    assert "at 1e-5 the distances are" in answer
+    assert f'{away[recipe.PLAIN]:.1f} for "{recipe.PLAIN}"' in answer
 
 
 def test_no_recipe_is_excluded_before_a_second_seed():

@@ -12,7 +12,7 @@ from lbp.experiments.grid import RULES
 from lbp.experiments.numbers import Measure, Measures, number, sweep_distance
 from lbp.experiments.panels import Line, Panel, draw_panels
 from lbp.experiments.results import Results
-from lbp.experiments.scales import Scale
+from lbp.experiments.scales import RECIPE, Scale
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
 from lbp.lab.config import RunConfig, written
@@ -36,6 +36,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "no batch norm, He initialisation": {"batch_norm": False, "init": "he"},
 }
 PLAIN = next(iter(RECIPES))
+OWN = next(name for name, changes in RECIPES.items() if changes == RECIPE)  # of this book's runs
 LIKELY = 5  # of them, in the order of this list
 LEARNING_RATES = (1e-4, 1e-5)  # of the paper's panels
 WEIGHT_DECAY = 1e-4
@@ -97,13 +98,9 @@ def distances(results: Results) -> dict[str, dict[RunConfig, float]]:
     return dict(sorted(found.items(), key=lambda item: mean_distance(item[1])))
 
 
-def mean_distance(of_recipe: Mapping[RunConfig, float]) -> float:
-    """Return the mean over a recipe's runs of seed 0 at the learning rate 1e-4, in points."""
-    values = [
-        points
-        for config, points in of_recipe.items()
-        if config.seed == 0 and config.lr == LEARNING_RATES[0]
-    ]
+def mean_distance(of_recipe: Mapping[RunConfig, float], lr: float = LEARNING_RATES[0]) -> float:
+    """Return the mean over a recipe's runs of seed 0 at a learning rate, in points."""
+    values = [points for config, points in of_recipe.items() if (config.seed, config.lr) == (0, lr)]
     return float(np.mean(values)) if values else float("nan")
 
 
@@ -215,7 +212,7 @@ def draw(results: Results) -> Figure | None:
     return figure
 
 
-def draw_curves(results: Results, name: str = PLAIN) -> Figure:
+def draw_curves(results: Results, name: str = OWN) -> Figure:
     """Draw a recipe's runs over the paper's curves of Figure 4, a panel for each learning rate."""
     panels = []
     for lr in LEARNING_RATES:
@@ -254,13 +251,25 @@ def answer(results: Results) -> str:
         if names
         else "No recipe is further away than the nearest by more than twice that."
     )
-    if nearest == PLAIN:
-        parts.append("The nearest recipe is the plain one, which this book trains with.")
-    elif PLAIN in ranked:
-        more = mean_distance(ranked[PLAIN]) - mean
+    if nearest == OWN:
+        parts.append("This book trains with the nearest one.")
+    elif OWN in ranked:
+        more = mean_distance(ranked[OWN]) - mean
         verdict = "more than" if more > seed.value else "not more than"
         parts.append(
-            f"The plain recipe, which this book trains with, is {more:.1f} points further away "
-            f"than the nearest, {verdict} a seed."
+            f'"{OWN}", with which this book trains, is {more:.1f} points further away than the '
+            f"nearest, {verdict} a seed."
+        )
+    high, low = LEARNING_RATES
+    at_low = {
+        name: mean_distance(of_recipe, low)
+        for name, of_recipe in ranked.items()
+        if {c.rule for c in of_recipe if c.lr == low} == set(RULES)
+    }
+    if len(at_low) > 1:
+        listed = ", ".join(f'{away:.1f} for "{name}"' for name, away in at_low.items())
+        parts.append(
+            f"This ranks by the learning rate {written(high)}; at {written(low)} the distances are "
+            f"{listed}."
         )
     return " ".join(parts)

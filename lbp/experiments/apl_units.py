@@ -401,20 +401,20 @@ def answer(results: Results) -> str:
     found = measures(results)
     where = results.scale.where
     if "apl_gain" not in found:
-        return f"Not yet run {where}."
+        return results.undecided
     gain, linear = found["apl_gain"], found["apl_gain_linear"]
     trained = found["linear_gain_apl"]
     side = "above" if trained.value >= 0 else "below"
     text = (
         f"After {counted(gain.last)} {where}, APL units with five hinges change the accuracy of "
-        f"ReLU by {gain.value:+.1f} points under Backprop and by {linear.value:+.1f} points under "
-        f"Linear Backprop. With APL units, Linear Backprop ends {abs(trained.value):.1f} points "
-        f"{side} Backprop."
+        f"ReLU by {gain.value:+z.1f} points under Backprop and by {linear.value:+z.1f} points "
+        f"under Linear Backprop. With APL units, Linear Backprop ends "
+        f"{abs(trained.value):.1f} points {side} Backprop."
     )
     if learned := found.get("learned_gain_linear"):
         text += (
             f" Under Linear Backprop, learned hinges change the accuracy of fixed ones by "
-            f"{learned.value:+.1f} points (one seed, epoch {learned.last})."
+            f"{learned.value:+z.1f} points (one seed, epoch {learned.last})."
         )
     return text
 

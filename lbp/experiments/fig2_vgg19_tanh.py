@@ -140,12 +140,17 @@ def answer(results: Results) -> str:
     numbers = measures(results)
     where = results.scale.where
     if not numbers:
-        return f"Not yet run {where}."
+        return results.undecided
     lead, final = numbers["early_lead"], numbers["final_gap"]
     first, second = _ahead(lead.value), _ahead(-final.value)
+    end = (
+        f"After epoch {final.last}"
+        if final.first == final.last
+        else f"Over epochs {final.first} to {final.last}"
+    )
     return (
-        f"Over {first_epochs(lead.last)} {where}, {first} on average. "
-        f"Over epochs {final.first} to {final.last}, the last that both rules have, {second}."
+        f"Over {first_epochs(lead.last)} {where}, {first} on average. {end}, the last that both "
+        f"rules have, {second}."
     )
 
 

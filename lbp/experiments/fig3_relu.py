@@ -132,7 +132,7 @@ def answer(results: Results) -> str:
     numbers = measures(results)
     where = results.scale.where
     if not numbers:
-        return f"Not yet run {where}."
+        return results.undecided
     gap, sd, own = (numbers[name] for name in ("best_gap", "sd_ratio", "relu_sd_ratio"))
     gain = numbers["relu_gain_bp"]
     side, end = ("above" if value > 0 else "below" for value in (gap.value, gain.value))

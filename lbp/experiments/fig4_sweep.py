@@ -190,4 +190,4 @@ def answer(results: Results) -> str:
             f"Over the pairs that both rules have, the final accuracy of Backprop spreads "
             f"{number(spread.value)} times as much as that of Linear Backprop."
         )
-    return " ".join(parts) or f"Not yet run {where}."
+    return " ".join(parts) or results.undecided

@@ -271,4 +271,4 @@ def answer(results: Results) -> str:
             f"At the start and at one learning rate, the first layer's step is "
             f"{first_step_ratio(runs, 1):.0f} times as large under Linear Backprop, {where}."
         )
-    return " ".join(parts) or f"Not yet run {where}."
+    return " ".join(parts) or results.undecided

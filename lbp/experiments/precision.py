@@ -132,7 +132,7 @@ def answer(results: Results) -> str:
     """Say in a sentence what the runs of a scale show."""
     numbers = measures(results)
     if not numbers:
-        return f"Not yet run {results.scale.where}."
+        return results.undecided
     difference, sd, noise = (numbers[name] for name in ("difference", "seed_sd", "ratio"))
     word = "within" if noise.value <= 2 else "outside"
     return (

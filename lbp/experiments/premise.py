@@ -271,7 +271,7 @@ def answer(results: Results) -> str:
         if gain := known.get(f"{rule}_gain_saturated"):
             parts.append(
                 f"Once half of the units of a layer are saturated, training accuracy changes by "
-                f"{gain.value:+.1f} points under {LABELS[rule]}, up to epoch {gain.last} {where}."
+                f"{gain.value:+z.1f} points under {LABELS[rule]}, up to epoch {gain.last} {where}."
             )
         elif f"{rule}_gain_saturated" in numbers:
             parts.append(
@@ -284,4 +284,4 @@ def answer(results: Results) -> str:
             f"Training accuracy minus test accuracy is {bp.value:.1f} points under Backprop and "
             f"{linear.value:.1f} points under Linear Backprop, after {counted(bp.last)} {where}."
         )
-    return " ".join(parts) or f"Not yet run {where}."
+    return " ".join(parts) or results.undecided

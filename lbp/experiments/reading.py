@@ -33,7 +33,7 @@ def after_100() -> str:
         last = [mid for e, mid in zip(curve.epochs, curve.mid, strict=True) if e >= LAST_TENTH]
         end[rule] = float(np.mean(last))
     changes = " and ".join(
-        f"that of {LABELS[rule]} by {end[rule] - early[rule]:+.1f} points" for rule in RULES
+        f"that of {LABELS[rule]} by {end[rule] - early[rule]:+z.1f} points" for rule in RULES
     )
     return (
         f"From epoch {TEXT} to the last tenth of the axis, the mean of the points read there, the "

@@ -41,6 +41,14 @@ class Results:
         """The goals that their records have not reached."""
         return [g for g in self.goals if not self.reached(g)]
 
+    @property
+    def undecided(self) -> str:
+        """What to answer where the records there are do not answer the experiment's question."""
+        where = self.scale.where
+        if not self.records:
+            return f"Not yet run {where}."
+        return f"Not yet decided: too few of the runs have been trained {where}."
+
     def reached(self, goal: Goal) -> bool:
         """Whether a run has been trained as long as it is to be, or diverged before."""
         record = self.records.get(goal.config)

@@ -153,7 +153,7 @@ def table(found: Sequence[Results]) -> Table:
             row = [f"{label}, {results.scale.title}", f"{there} of {wanted}"]
             if choice := made.get((activation, rule)):
                 halves = dict.fromkeys(map(pair, choice.on_halves))
-                leak = f"{round(choice.leak, 2) + 0.0:+.2f}"
+                leak = f"{choice.leak:+z.2f}"
                 row += [f"{pair(choice.on_test)}: {choice.reported:.1f}"]
                 row += [f"{'; '.join(halves)}: {choice.judged:.1f}", leak]
             else:
@@ -179,9 +179,9 @@ def answer(results: Results) -> str:
     parts = []
     if mean := numbers.get("leak_mean"):
         parts.append(
-            f"After {counted(mean.last)} {where}, choosing on the test set adds {mean.value:+.2f} "
+            f"After {counted(mean.last)} {where}, choosing on the test set adds {mean.value:+z.2f} "
             f"points on average over the {len(choices(results))} combinations that were run, and "
-            f"{numbers['leak_max'].value:+.2f} points at most."
+            f"{numbers['leak_max'].value:+z.2f} points at most."
         )
     for rule in RULES:
         if short := numbers.get(f"{rule}_shortfall"):
@@ -197,4 +197,4 @@ def answer(results: Results) -> str:
             f"After {counted(gap.last)} {where}, the best run of Linear Backprop is "
             f"{abs(gap.value):.1f} points {side} that of Backprop."
         )
-    return " ".join(parts) or f"Not yet run {where}."
+    return " ".join(parts) or results.undecided

@@ -285,7 +285,7 @@ def answer(results: Results) -> str:
     """Say in some sentences what the runs of a scale show."""
     numbers = measures(results)
     if "early_gap" not in numbers:
-        return f"Not yet run {results.scale.where} with both rules."
+        return results.undecided
     early, gain = numbers["early_gap"], numbers["error_gain"]
     first, second = ("Linear Backprop", "Backprop")[:: 1 if early.value > 0 else -1]
     order = "lower" if gain.value > 0 else "higher"

@@ -102,9 +102,9 @@ def answer(results: Results) -> str:
     """Say in a sentence what the runs of a scale show."""
     change = measures(results).get("lead_change")
     if change is None:
-        return f"Not yet run {results.scale.where}."
+        return results.undecided
     small, large = WIDTHS[results.scale.name]
     return (
         f"From width {Fraction(small)} to width {Fraction(large)}, Backprop's mean lead over the "
-        f"first {change.last} epochs changes by {change.value:+.1f} points."
+        f"first {change.last} epochs changes by {change.value:+z.1f} points."
     )

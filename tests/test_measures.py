@@ -760,9 +760,9 @@ def everything_shown(stem: str, found: list[Results]) -> list[object]:
     """Call everything that the notebook of an experiment shows."""
     module = EXPERIMENTS[stem]
     shown: list[object] = [notebook.runs_table(found)]
-    of_each_scale = {"recipe": ("table", "draw", "draw_curves"), "fig4_sweep": ("table",)}
+    of_each_scale = {"recipe": ("table", "draw"), "fig4_sweep": ("table",)}
     each = ("answer", *of_each_scale.get(stem, ()))
-    drawings = ("draw", "draw_curves", "draw_layers", "draw_shapes", "draw_ablation")
+    drawings = ("draw", "draw_layers", "draw_shapes", "draw_ablation")
     tables = (
         "table",
         "layers_table",

@@ -10,7 +10,6 @@ from matplotlib.figure import Figure
 from lbp.experiments import paper
 from lbp.experiments.grid import RULES
 from lbp.experiments.numbers import Measure, Measures, number, sweep_distance
-from lbp.experiments.panels import Line, Panel, draw_panels
 from lbp.experiments.results import Results
 from lbp.experiments.scales import RECIPE, Scale
 from lbp.experiments.style import COLOURS, LABELS, MARKERS
@@ -181,52 +180,38 @@ def _papers(lr: float, rule: str) -> str:
 
 
 def draw(results: Results) -> Figure | None:
-    """Draw each recipe's distances to the paper's curves, the nearest on top; None without runs."""
+    """Draw each recipe's accuracies below the paper's, the nearest on top; None without runs."""
     ranked = distances(results)
     if not ranked:
         return None
-    figure, axes = plt.subplots(figsize=(9.5, 0.55 * len(ranked) + 1.8))
-    for place, of_recipe in enumerate(ranked.values()):
-        for config, points in of_recipe.items():
-            fill = "full" if config.lr == LEARNING_RATES[0] else "none"
-            style: dict[str, Any] = {
-                "color": COLOURS[config.rule],
-                "fillstyle": fill,
-                "markersize": 8,
-            }
-            axes.plot(points, place, MARKERS[config.rule], **style)
-        mean = mean_distance(of_recipe)
-        axes.plot(mean, place, "|", color="black", markersize=22, markeredgewidth=2.5)
-    for rule in RULES:
-        for lr, fill in zip(LEARNING_RATES, ("full", "none"), strict=True):
-            style = {"color": COLOURS[rule], "fillstyle": fill, "markersize": 8}
-            axes.plot([], [], MARKERS[rule], label=f"{LABELS[rule]}, rate {written(lr)}", **style)
-    label = f"mean at {written(LEARNING_RATES[0])}, seed 0"
-    axes.plot([], [], "|", color="black", markersize=14, markeredgewidth=2.5, label=label)
-    axes.set_yticks(range(len(ranked)), list(ranked))
-    axes.invert_yaxis()
-    axes.set_xlim(left=0)
-    axes.set_xlabel("distance to the paper's curve (points of test accuracy)")
-    axes.set_title(f"How far each recipe is from Figure 4 ({results.scale.title})")
-    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
-    return figure
-
-
-def draw_curves(results: Results, name: str = OWN) -> Figure:
-    """Draw a recipe's runs over the paper's curves of Figure 4, a panel for each learning rate."""
-    panels = []
-    for lr in LEARNING_RATES:
-        lines = [
-            Line(
-                LABELS[rule],
-                COLOURS[rule],
-                [r for r in runs_of(results, name) if (r.config.rule, r.config.lr) == (rule, lr)],
-                paper.sweep_curve(lr, WEIGHT_DECAY, rule),
+    figure, axes = plt.subplots(figsize=(9.5, 0.62 * len(ranked) + 2.6))
+    for lr, fill in zip(LEARNING_RATES, ("full", "none"), strict=True):
+        for rule in RULES:
+            style: dict[str, Any] = {"color": COLOURS[rule], "fillstyle": fill, "markersize": 8}
+            name = f"{LABELS[rule]}, rate {written(lr)}"
+            curve = paper.sweep_curve(lr, WEIGHT_DECAY, rule)
+            low, mid, high = curve.low[0], curve.mid[0], curve.high[0]
+            axes.axvline(mid, color=COLOURS[rule], linestyle="--", linewidth=1)
+            error = [[mid - low], [high - mid]]
+            axes.errorbar(
+                mid, 0, xerr=error, fmt="D", capsize=4, label=f"{name}: the paper", **style
             )
-            for rule in RULES
-        ]
-        panels.append(Panel(f"{name}, rate {written(lr)}\n({results.scale.title})", lines, EPOCHS))
-    return draw_panels([panels], "below")
+            axes.plot([], [], MARKERS[rule], label=f"{name}: this book", **style)
+            for place, of_recipe in enumerate(ranked, 1):
+                found = [
+                    record.test_accuracy[0]
+                    for record in runs_of(results, of_recipe)
+                    if (record.config.lr, record.config.rule) == (lr, rule)
+                ]
+                axes.plot(found, [place] * len(found), MARKERS[rule], **style)
+    away = [f"{name}\n{mean_distance(found):.1f} points away" for name, found in ranked.items()]
+    axes.set_yticks(range(len(ranked) + 1), ["the paper's curves", *away])
+    axes.set_ylim(len(ranked) + 0.5, -0.5)
+    axes.set_xlim(left=0)
+    axes.set_xlabel("test accuracy after the first epoch (%)")
+    axes.set_title(f"The paper's recipe, told by its first epoch ({results.scale.title})")
+    figure.legend(loc="outside lower center", ncols=2, fontsize=9)
+    return figure
 
 
 def answer(results: Results) -> str:

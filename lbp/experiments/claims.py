@@ -152,8 +152,11 @@ class Verdict:
         """The word, where it holds and which epochs it rests on."""
         if not self.where:
             return self.word
-        over = f", epochs {self.window[0]} to {self.window[1]}" if self.window else ""
-        return f"{self.word} {self.where}{over}"
+        if not self.window:
+            return f"{self.word} {self.where}"
+        first, last = self.window
+        over = f"epoch {last}" if first == last else f"epochs {first} to {last}"
+        return f"{self.word} {self.where}, {over}"
 
 
 def load() -> list[Claim]:

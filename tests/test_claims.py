@@ -8,7 +8,7 @@ import yaml
 
 from lbp.errors import LbpError
 from lbp.experiments import EXPERIMENTS, claims, cost, fig1_synthetic, fig4_sweep, paper
-from lbp.experiments.claims import NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNTOLD, Claim, judge
+from lbp.experiments.claims import BEGUN, NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNTOLD, Claim, judge
 from lbp.experiments.numbers import Estimate, Measure
 from lbp.experiments.scales import NARROW, PAPER
 from lbp.experiments.table import Badge
@@ -35,7 +35,10 @@ FULL, NARROWLY = "at full scale, epochs 1 to", "in a narrow network, epochs 1 to
         # Too few epochs at full scale: the narrow network decides.
         (Measure(2.1, 1, 19), Measure(1.5, 1, 30), f"reproduced {NARROWLY} 30"),
         (Measure(1.5, 1, 19), Measure(0.9, 1, 40), f"not reproduced {NARROWLY} 40"),
-        (Measure(1.5, 1, 19), Measure(1.5, 1, 29), NOT_RUN),
+        # Neither has enough: the one is named that has most of what it needs.
+        (Measure(1.5, 1, 19), Measure(1.5, 1, 28), f"{BEGUN} at full scale, 19 of 20 epochs"),
+        (Measure(1.5, 1, 18), Measure(1.5, 1, 29), f"{BEGUN} in a narrow network, 29 of 30 epochs"),
+        (None, Measure(math.nan, 1, 1), f"{BEGUN} in a narrow network, 1 of 30 epochs"),
         (Measure(math.nan, 1, 30), None, f"cannot be told {FULL} 30"),
     ],
 )
@@ -215,7 +218,7 @@ def test_the_papers_claims_are_counted_without_the_controls():
     assert texts["claims"] == texts[f"claims {NOT_RUN}"] == str(len(judged) - len(others))
     names = {word: texts[f"names {word}"].split("; ") for word in claims.WORDS}
     assert {word for word, of_word in names.items() if of_word == ["none"]} == {
-        REPRODUCED, NOT_REPRODUCED, UNTOLD,
+        REPRODUCED, NOT_REPRODUCED, UNTOLD, BEGUN,
     }  # fmt: skip
     assert len(set(names[NOT_RUN])) == int(texts["claims"])
     (_, only) = claims.answers(judged)

@@ -178,9 +178,30 @@ def test_the_recipes_stand_in_their_order():
 
     results = results_of("recipe", errors, PAPER)
     axes = recipe.draw(results).axes[0]
-    names = [label.get_text() for label in axes.get_yticklabels()]
-    assert names == list(recipe.distances(results))
+    names = [label.get_text().partition("\n")[0] for label in axes.get_yticklabels()]
+    assert names == ["the paper's curves", *recipe.distances(results)]
     assert axes.yaxis_inverted()  # the first one on top
+    ours = {
+        names[int(y)]: set(line.get_xdata())
+        for line in axes.lines
+        if line.get_marker() in style.MARKERS.values()
+        for y in line.get_ydata()
+    }
+    assert ours == {name: {30.0 if name == "augmentation" else 50.0} for name in names[1:]}
+    # Dashed: the paper's first epoch, of each rule at each learning rate.
+    dashed = {line.get_xdata()[0] for line in axes.lines if line.get_linestyle() == "--"}
+    papers = {
+        paper.sweep_curve(lr, recipe.WEIGHT_DECAY, rule).mid[0]
+        for lr in recipe.LEARNING_RATES
+        for rule in ("bp", "linear")
+    }
+    assert dashed == papers
+
+
+def test_epochs_are_counted_in_whole_numbers():
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * 12)
+    (axes,) = fig2_vgg19_tanh.draw([results]).axes
+    assert all(tick == round(tick) for tick in axes.get_xticks())
 
 
 def test_rules_have_colours_and_marks_of_their_own():

@@ -24,8 +24,9 @@ from lbp.lab.store import Store
 REPRODUCED = "reproduced"
 NOT_REPRODUCED = "not reproduced"
 UNTOLD = "cannot be told"
+BEGUN = "not yet decided"  # its runs are still shorter than the test needs
 NOT_RUN = "not yet run"
-WORDS = (REPRODUCED, NOT_REPRODUCED, UNTOLD, NOT_RUN)
+WORDS = (REPRODUCED, NOT_REPRODUCED, UNTOLD, BEGUN, NOT_RUN)
 
 # The papers whose claims are tested. The book is about the first; the counts are of its claims.
 WORKS = {"yazdani2018": "Yazdani 2018", "agostinelli2014": "Agostinelli et al. 2014"}
@@ -124,9 +125,11 @@ class Verdict:
         claim: The claim.
         word: One of `WORDS`.
         value: The number found.
-        where: The place that decided, in words.
+        where: The place that decided, in words; of a claim that is not yet decided, the place that
+            is nearest to it.
         window: The first and the last epoch that the number rests on.
         interval: The 95 % confidence interval of the number, where it has one.
+        needed: How many epochs the test needs, where there are fewer.
     """
 
     claim: Claim
@@ -135,6 +138,7 @@ class Verdict:
     where: str = ""
     window: tuple[int, int] | None = None
     interval: tuple[float, float] | None = None
+    needed: int | None = None
 
     @property
     def found(self) -> str:
@@ -155,6 +159,8 @@ class Verdict:
         if not self.window:
             return f"{self.word} {self.where}"
         first, last = self.window
+        if self.needed:
+            return f"{self.word} {self.where}, {last} of {self.needed} epochs"
         over = f"epoch {last}" if first == last else f"epochs {first} to {last}"
         return f"{self.word} {self.where}, {over}"
 
@@ -190,19 +196,25 @@ def _damaged(path: Path, reason: str) -> LbpError:
 def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
     """Return the verdict on a claim, by the first place that has enough epochs.
 
+    If none has, the claim is not yet decided; the place that has most of what it needs is named.
+
     Args:
         claim: The claim.
         found: The numbers of its experiment, by the place in `WHERE` and name.
     """
+    verdict, most = Verdict(claim, NOT_RUN), 0.0
     for place, where in WHERE.items():
         number = found.get(place, {}).get(claim.measure)
         if number is None or place not in claim.least:
             continue
         window = interval = None
         if isinstance(number, Measure):
-            if number.last < claim.least[place]:
+            window, needed, number = (number.first, number.last), claim.least[place], number.value
+            if window[1] < needed:
+                if window[1] / needed > most:
+                    most = window[1] / needed
+                    verdict = Verdict(claim, BEGUN, number, where, window, needed=needed)
                 continue
-            window, number = (number.first, number.last), number.value
         elif isinstance(number, Estimate):
             if not math.isnan(number.low):
                 interval = (number.low, number.high)
@@ -215,7 +227,7 @@ def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
         ):
             word = UNTOLD
         return Verdict(claim, word, number, where, window, interval)
-    return Verdict(claim, NOT_RUN)
+    return verdict
 
 
 def judge_experiment(stem: str, found: Mapping[str, Found]) -> list[Verdict]:

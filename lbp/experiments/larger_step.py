@@ -14,6 +14,7 @@ from lbp.experiments.numbers import (
     Measures,
     by_key,
     common_epochs,
+    counted,
     final_accuracy,
     last_tenth,
     long_enough,
@@ -95,7 +96,7 @@ def draw(found: Sequence[Results]) -> Figure | None:
     if not shown:
         return None
     figure, panels = plt.subplots(
-        1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.4), sharey=True, squeeze=False
+        1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.9), sharey=True, squeeze=False
     )
     for axes, results in zip(panels[0], shown, strict=True):
         records = grid(results)
@@ -113,9 +114,7 @@ def draw(found: Sequence[Results]) -> Figure | None:
                     "fillstyle": fill,
                     "color": COLOURS[rule],
                 }
-                label = (
-                    f"{LABELS[rule]}, weight decay {written(l2)}{'' if mine else ': not yet run'}"
-                )
+                label = f"{LABELS[rule]}, weight decay {written(l2)}"
                 axes.plot(x, y, "-", markersize=8, label=label, **style)
                 for lr, accuracy, record in zip(x, y, mine, strict=True):
                     if record.diverged:
@@ -129,11 +128,12 @@ def draw(found: Sequence[Results]) -> Figure | None:
         axes.text(1e-5, 0.98, text, fontsize=9, va="top", transform=place)
         axes.set_xscale("log")
         axes.set_xlim(min(LEARNING_RATES) / 1.5, max(LEARNING_RATES) * 1.5)
-        after = f", after {epochs} epochs" if epochs else ""
+        after = f", after {counted(epochs)}" if epochs else ""
         axes.set_title(f"VGG19 with tanh\n({results.scale.title}{after})")
         axes.set_xlabel("learning rate (dimensionless)")
-        axes.legend(loc="upper left", bbox_to_anchor=(0, 0.93), fontsize=9)
     panels[0][0].set_ylabel("final test accuracy (%)")
+    handles, names = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lbp.experiments.paper import PaperCurve
 from lbp.experiments.results import Results, with_records
-from lbp.experiments.style import COLOURS, LABELS
+from lbp.experiments.style import COLOURS, LABELS, label_epochs
 from lbp.lab.record import Record
 
 
@@ -132,7 +132,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         place = axes.transAxes
         axes.text(0.98, 0.02, text, ha="right", va="bottom", transform=place, fontsize=9)
     axes.set_title(panel.title)
-    axes.set_xlabel("epoch")
+    label_epochs(axes)
     axes.set_xlim(0, last * 1.02)
 
 

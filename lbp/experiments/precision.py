@@ -20,7 +20,7 @@ from lbp.experiments.numbers import (
 )
 from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
-from lbp.experiments.style import COLOURS, LABELS
+from lbp.experiments.style import COLOURS, LABELS, label_epochs
 from lbp.experiments.table import Table
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
@@ -104,7 +104,7 @@ def draw(found: Sequence[Results]) -> Figure | None:
                     epochs = [row.epoch for row in record.epochs]
                     axes.plot(epochs, record.test_accuracy, line, color=COLOURS[rule])
         axes.set_title(f"VGG19 with tanh\n({results.scale.title})")
-        axes.set_xlabel("epoch")
+        label_epochs(axes)
         axes.set_xlim(left=0)
         axes.legend(loc="upper left", fontsize=9)
     panels[0][0].set_ylabel("test accuracy (%)")

@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from lbp.experiments.grid import PAIRS, RULES, WEIGHT_DECAYS, grid_goals
 from lbp.experiments.numbers import (
@@ -22,7 +23,7 @@ from lbp.experiments.numbers import (
 )
 from lbp.experiments.results import Results, with_records
 from lbp.experiments.scales import Scale
-from lbp.experiments.style import COLOURS, LABELS, MARKERS, shade
+from lbp.experiments.style import COLOURS, LABELS, MARKERS, label_epochs, shade
 from lbp.experiments.table import Table
 from lbp.lab.config import written
 from lbp.lab.record import Layers, Record
@@ -232,8 +233,11 @@ def draw(found: Sequence[Results]) -> Figure | None:
     for axes, title, ylabel in zip(panels, titles, labels, strict=True):
         axes.set_title(title)
         axes.set_ylabel(ylabel)
-        axes.set_xlabel("epoch")
+        label_epochs(axes)
     panels[0].set_yscale("log")
+    panels[0].yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("")
     figure.suptitle(f"VGG19 with tanh ({scale.title})", fontsize=12)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=2, fontsize=9)

@@ -2,7 +2,9 @@
 
 from fractions import Fraction
 
+from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
+from matplotlib.ticker import MaxNLocator
 
 from lbp.lab.config import RunConfig, written
 
@@ -57,6 +59,12 @@ def use_style() -> None:
             "figure.constrained_layout.use": True,
         },
     )
+
+
+def label_epochs(axes: Axes) -> None:
+    """Let the horizontal axis count epochs, which are whole numbers."""
+    axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator("auto", steps=[1, 2, 5, 10], integer=True))
 
 
 def shade(colour: str, strength: float) -> tuple[float, float, float]:

@@ -22,7 +22,13 @@ class Badge:
 Cell = str | Badge  # a text is inline Markdown
 
 # A verdict is told apart by its sign and its text, not by its colour alone.
-_SIGNS = {"reproduced": "✓", "not reproduced": "✗", "cannot be told": "?", "not yet run": "…"}
+_SIGNS = {
+    "reproduced": "✓",
+    "not reproduced": "✗",
+    "cannot be told": "?",
+    "not yet decided": "…",
+    "not yet run": "○",
+}
 
 
 @dataclass(frozen=True)

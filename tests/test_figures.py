@@ -45,6 +45,12 @@ def test_each_seed_has_a_line_as_far_as_it_has_been_trained():
     assert "tanh, Backprop: this book (3 seeds)" in lines(axes)
 
 
+def test_a_panel_says_how_far_its_shortest_and_its_longest_run_are():
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * (12 if c.rule == "bp" else 100))
+    (axes,) = fig2_vgg19_tanh.draw([results]).axes
+    assert "this book: 12 to 100 of 100 epochs" in words(axes)
+
+
 def test_the_papers_curve_is_where_it_was_digitised_as_far_as_the_axis_goes():
     results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * 40)
     (axes,) = fig2_vgg19_tanh.draw([results]).axes

@@ -248,6 +248,37 @@ def test_a_run_that_has_just_begun_does_not_cut_the_comparison_of_the_others():
     assert {row[3] for row in own_model.tuning_table(begun).rows} == {"60"}
 
 
+def test_long_runs_do_not_hide_a_comparison_that_needs_runs_that_have_begun():
+    """The pairs of Figures 2 and 3 are complete before the rest of the grid."""
+    figures = [goal.config for goal in EXPERIMENTS["fig3_relu"].goals(NARROW)]
+
+    def errors(config, epochs):
+        return [50.0] * (100 if config in figures else 12)
+
+    for stem, name, last in (
+        ("fig4_sweep", "weight_decay_gain", 12), ("fig4_sweep", "spread_ratio", 12),
+        ("selection", "bp_shortfall", 12), ("selection", "linear_shortfall", 12),
+        ("selection", "leak_mean", 12), ("selection", "best_gap", 100),
+        ("premise", "decay_saturation", 10), ("premise", "linear_gain_saturated", 100),
+        ("larger_step", "all_rates_gap", 12),
+    ):  # fmt: skip
+        assert EXPERIMENTS[stem].measures(results_of(stem, errors))[name].last == last, (stem, name)
+    table = own_model.tuning_table(results_of("larger_step", errors))
+    assert {row[3] for row in table.rows} == {"12"}
+
+
+def test_the_answer_says_where_its_choices_are_of_runs_of_different_lengths():
+    def errors(config, epochs):
+        return [50.0] * (60 if config.rule == "bp" else 12)
+
+    mixed = results_of("selection", errors)
+    assert "After 12 epochs or more in a narrow network, choosing" in selection.answer(mixed)
+    found = selection.measures(mixed)
+    assert (found["tanh_bp_best"].last, found["tanh_linear_best"].last) == (60, 12)
+    alike = results_of("selection", lambda c, n: [50.0] * 12)
+    assert "After 12 epochs in a narrow network, choosing" in selection.answer(alike)
+
+
 def test_the_first_runs_of_the_narrow_network_give_a_verdict_on_every_claim_about_them():
     trained: dict[RunConfig, int] = {}
     for goal in work_list(NARROW)[:18]:

@@ -1,6 +1,6 @@
 """Figure 4: the sweep of learning rate and weight decay, VGG19 with tanh."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,6 +16,7 @@ from lbp.experiments.numbers import (
     Measures,
     by_key,
     common_epochs,
+    compares_decays,
     counted,
     final_accuracy,
     first_epochs,
@@ -33,6 +34,7 @@ from lbp.experiments.scales import Scale
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
 from lbp.lab.config import written
+from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 TITLE = "Learning rate and weight decay"
@@ -83,15 +85,16 @@ def measures(results: Results) -> Measures:
             if reach[pair] >= early
         ]
         found["early_gap_min"] = Measure(min(gaps), 1, early)
-    decays = {r.config.l2: r for r in long_enough(results.of(lr=1e-4, rule="linear"))}
-    if LARGEST_DECAY in decays and len(decays) > 1:
+    of_one_rate = results.of(lr=1e-4, rule="linear")
+    decays = {r.config.l2: r for r in long_enough(of_one_rate, compares_decays)}
+    if compares_decays(decays.values()):
         epochs = common_epochs(decays.values())
         final = {l2: final_accuracy(record, epochs) for l2, record in decays.items()}
         gain = final.pop(LARGEST_DECAY) - max(final.values())
         found["weight_decay_gain"] = Measure(gain, *last_tenth(epochs))
-    long = by_key(long_enough(results.of()))
+    long = by_key(long_enough(results.of(), _has_each_rate))
     both = shared_pairs(long)
-    if {lr for lr, _ in both} == set(LEARNING_RATES):
+    if _has_each_rate(long.values()):
         epochs = common_epochs(long[*pair, rule] for pair in both for rule in RULES)
         sd = {
             rule: float(np.std([final_accuracy(long[*pair, rule], epochs) for pair in both]))
@@ -102,6 +105,10 @@ def measures(results: Results) -> Measures:
         away = [sweep_distance(record) for record in shown]
         found["distance"] = Measure(float(np.mean(away)), 1, max(map(len, shown)))
     return found
+
+
+def _has_each_rate(records: Iterable[Record]) -> bool:
+    return {lr for lr, _ in shared_pairs(by_key(records))} == set(LEARNING_RATES)
 
 
 def texts(found: Sequence[Results]) -> dict[str, str]:
@@ -187,7 +194,8 @@ def answer(results: Results) -> str:
         )
     if spread := numbers.get("spread_ratio"):
         parts.append(
-            f"Over the pairs that both rules have, the final accuracy of Backprop spreads "
+            f"Over the pairs that both rules have, and after {counted(spread.last)}, the final "
+            f"accuracy of Backprop spreads "
             f"{number(spread.value)} times as much as that of Linear Backprop."
         )
     return " ".join(parts) or results.undecided

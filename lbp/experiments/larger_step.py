@@ -1,7 +1,7 @@
 """Is it only a larger step? Higher learning rates, and what the layers do."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import matplotlib.pyplot as plt
@@ -67,7 +67,7 @@ def measures(results: Results) -> Measures:
     - all_rates_gap: the same with a higher rate among them;
     - bp_best, linear_best: the best accuracies, in percent; bp_best_lr, linear_best_lr: where.
     """
-    by_pair = by_key(long_enough(grid(results)))
+    by_pair = by_key(long_enough(grid(results), _has_a_higher_rate))
     shared = shared_pairs(by_pair)
     found: Measures = {}
     for name, rates in (
@@ -88,6 +88,11 @@ def measures(results: Results) -> Measures:
             found[f"{rule}_best"] = Measure(accuracy, *window)
             found[f"{rule}_best_lr"] = Measure(lr, *window)
     return found
+
+
+def _has_a_higher_rate(records: Iterable[Record]) -> bool:
+    shared = shared_pairs(by_key(records))
+    return any(lr > HIGHEST_OF_THE_PAPER for lr, _ in shared)
 
 
 def draw(found: Sequence[Results]) -> Figure | None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lbp.experiments import paper
-from lbp.experiments.grid import RULES
+from lbp.experiments.grid import RULES, WEIGHT_DECAYS
 from lbp.experiments.paper import PaperCurve
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
@@ -75,14 +75,22 @@ def common_epochs(records: Iterable[Record]) -> int:
 ENOUGH = 60
 
 
-def long_enough(records: Iterable[Record]) -> list[Record]:
-    """Return the runs to compare at their end: those of 60 epochs or more, all if there are none.
+def long_enough(
+    records: Iterable[Record], comparable: Callable[[list[Record]], bool] = bool
+) -> list[Record]:
+    """Return the runs to compare at their end: those of 60 epochs or more, or all runs.
 
     Without this, a run that has just begun would cut the comparison of all others.
+
+    Args:
+        records: The runs.
+        comparable: Whether the long runs alone make the comparison; if not, it is made with all
+            runs, over the epochs that they have. By default one long run is enough.
     """
     records = list(records)
     enough = [record for record in records if record.reaches(ENOUGH)]
-    return enough if any(len(record) >= ENOUGH for record in enough) else records
+    long = any(len(record) >= ENOUGH for record in enough)
+    return enough if long and comparable(enough) else records
 
 
 def mean_accuracy(record: Record, first: int, last: int) -> float:
@@ -163,6 +171,12 @@ def shared_pairs(runs: Mapping[tuple[float, float, str], Record]) -> list[tuple[
     """Return the learning rates and weight decays that both rules have, of runs `by_key`."""
     pairs = dict.fromkeys((lr, l2) for lr, l2, _ in runs)
     return [pair for pair in pairs if all((*pair, rule) in runs for rule in RULES)]
+
+
+def compares_decays(records: Iterable[Record]) -> bool:
+    """Whether runs have the grid's largest weight decay and a smaller one to compare it with."""
+    decays = {record.config.l2 for record in records}
+    return max(WEIGHT_DECAYS) in decays and len(decays) > 1
 
 
 # --- of several seeds

@@ -95,7 +95,7 @@ def tuning_table(grid: Results) -> Table:
     for l2 in (max(WEIGHT_DECAYS), 1e-4):
         for rule in RULES:
             records = grid.of(rule=rule, l2=l2, seed=0)
-            compared = long_enough(records)
+            compared = long_enough(records, lambda long: len(long) > 1)
             epochs = common_epochs(compared)
             best = max(compared, key=partial(final_accuracy, epochs=epochs), default=None)
             rows.append(

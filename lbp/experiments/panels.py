@@ -41,9 +41,14 @@ class Panel:
     epochs: int
 
     @property
+    def lengths(self) -> list[int]:
+        """How many epochs each run of the panel has."""
+        return [len(record) for line in self.lines for record in line.records]
+
+    @property
     def there(self) -> int:
         """How many epochs the longest run of the panel has."""
-        return max((len(record) for line in self.lines for record in line.records), default=0)
+        return max(self.lengths, default=0)
 
 
 def rule_line(results: Results, name: tuple[str, str], paper: Mapping[str, PaperCurve]) -> Line:
@@ -128,7 +133,9 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         for line in panel.lines:
             if not line.records:
                 axes.plot([], [], color="none", label=f"{line.label}: not yet run")
-        text = f"this book: {panel.there} of {panel.epochs} epochs"
+        shortest = min(panel.lengths)
+        reach = f"{shortest} to {panel.there}" if shortest < panel.there else f"{panel.there}"
+        text = f"this book: {reach} of {panel.epochs} epochs"
         place = axes.transAxes
         axes.text(0.98, 0.02, text, ha="right", va="bottom", transform=place, fontsize=9)
     axes.set_title(panel.title)

@@ -15,6 +15,7 @@ from lbp.experiments.numbers import (
     Measures,
     by_key,
     common_epochs,
+    compares_decays,
     counted,
     last_tenth,
     long_enough,
@@ -145,11 +146,12 @@ def measures(results: Results) -> Measures:
             known = [gain for gain in gains if not math.isnan(gain)]
             mean = float(np.mean(known)) if known else math.nan
             found[f"{rule}_gain_saturated"] = Measure(mean, 1, epochs)
-    enough = long_enough(
+    of_one_rate = [
         r for (lr, _, rule), r in going.items() if (lr, rule) == (LEARNING_RATE, "linear")
-    )
+    ]
+    enough = long_enough(of_one_rate, compares_decays)
     last = _last_glances({record.config.l2: record for record in enough})
-    if LARGEST_DECAY in last and len(last) > 1:
+    if last and compares_decays(enough):
         shares = {l2: share(glance) for l2, glance in last.items()}
         least = min(shares[l2] for l2 in shares if l2 != LARGEST_DECAY)
         at = last[LARGEST_DECAY].epoch
@@ -280,7 +282,8 @@ def answer(results: Results) -> str:
         elif f"{rule}_gain_saturated" in numbers:
             parts.append(
                 f"Under {LABELS[rule]}, no run {where} has a layer with half of its units "
-                "saturated while there is much left to learn."
+                "saturated while there is much left to learn, up to epoch "
+                f"{numbers[f'{rule}_gain_saturated'].last}."
             )
     if {"bp_overfit", "linear_overfit"} <= set(known):
         bp, linear = known["bp_overfit"], known["linear_overfit"]

@@ -50,6 +50,7 @@ class Choice:
     reported: float  # its accuracy there
     on_halves: tuple[Record, Record]  # the best on half 0 and on half 1
     judged: float  # the mean of the accuracies of each on the other half
+    epochs: int  # over which the runs were compared
 
     @property
     def leak(self) -> float:
@@ -72,17 +73,25 @@ def choose(records: Sequence[Record]) -> Choice:
     on_test = max(records, key=on["test_error"])
     first, second = (max(records, key=on[half]) for half in halves)
     judged = (on[halves[1]](first) + on[halves[0]](second)) / 2
-    return Choice(on_test, on["test_error"](on_test), (first, second), judged)
+    return Choice(on_test, on["test_error"](on_test), (first, second), judged, epochs)
 
 
 def choices(results: Results) -> dict[tuple[str, str], Choice]:
     """Return the choice for each combination of activation and rule that has two runs or more."""
     found = {}
     for activation, rule in NAMES:
-        records = long_enough(results.of(activation=activation, rule=rule))
-        if len(records) > 1:
+        records = long_enough(results.of(activation=activation, rule=rule), _several)
+        if _several(records):
             found[activation, rule] = choose(records)
     return found
+
+
+def _several(records: Sequence[Record]) -> bool:
+    return len(records) > 1
+
+
+def _has_each_rate(records: Sequence[Record]) -> bool:
+    return {record.config.lr for record in records} == set(LEARNING_RATES)
 
 
 def measures(results: Results) -> Measures:
@@ -97,19 +106,19 @@ def measures(results: Results) -> Measures:
     """
     found: Measures = {}
     if made := choices(results):
-        records = long_enough(results.of())
-        window = last_tenth(common_epochs(records))
         leaks = [choice.leak for choice in made.values()]
+        window = last_tenth(min(choice.epochs for choice in made.values()))
         found["leak_mean"] = Measure(sum(leaks) / len(leaks), *window)
         found["leak_max"] = Measure(max(leaks), *window)
         for (activation, rule), choice in made.items():
-            found[f"{activation}_{rule}_best"] = Measure(choice.reported, *window)
+            best_of = Measure(choice.reported, *last_tenth(choice.epochs))
+            found[f"{activation}_{rule}_best"] = best_of
     for rule in RULES:
-        records = long_enough(results.of(activation="tanh", rule=rule))
+        records = long_enough(results.of(activation="tanh", rule=rule), _has_each_rate)
         epochs = common_epochs(records)
         final = {(r.config.lr, r.config.l2): final_accuracy(r, epochs) for r in records}
         own = final.get(PAIRS["tanh", rule])
-        if own is not None and {lr for lr, _ in final} == set(LEARNING_RATES):
+        if own is not None and _has_each_rate(records):
             found[f"{rule}_shortfall"] = Measure(max(final.values()) - own, *last_tenth(epochs))
     if records := matched(long_enough(results.of())):
         epochs = common_epochs(records)
@@ -178,10 +187,12 @@ def answer(results: Results) -> str:
     where = results.scale.where
     parts = []
     if mean := numbers.get("leak_mean"):
+        made = choices(results).values()
+        more = " or more" if len({choice.epochs for choice in made}) > 1 else ""
         parts.append(
-            f"After {counted(mean.last)} {where}, choosing on the test set adds {mean.value:+z.2f} "
-            f"points on average over the {len(choices(results))} combinations that were run, and "
-            f"{numbers['leak_max'].value:+z.2f} points at most."
+            f"After {counted(mean.last)}{more} {where}, choosing on the test set adds "
+            f"{mean.value:+z.2f} points on average over the {len(made)} combinations that were "
+            f"run, and {numbers['leak_max'].value:+z.2f} points at most."
         )
     for rule in RULES:
         if short := numbers.get(f"{rule}_shortfall"):
@@ -190,7 +201,10 @@ def answer(results: Results) -> str:
                 if short.value > 0
                 else "the best of those that were run"
             )
-            parts.append(f"The pair of Figure 2 for {LABELS[rule]} is {place}, {where}.")
+            parts.append(
+                f"The pair of Figure 2 for {LABELS[rule]} is {place}, after "
+                f"{counted(short.last)} {where}."
+            )
     if gap := numbers.get("best_gap"):
         side = "above" if gap.value > 0 else "below"
         parts.append(

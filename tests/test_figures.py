@@ -15,6 +15,7 @@ from lbp.experiments import (
     recipe,
     style,
     table_binarized,
+    width,
 )
 from lbp.experiments.scales import NARROW, PAPER
 from tests.test_measures import results_of
@@ -92,6 +93,14 @@ def test_a_diverged_run_is_drawn_with_a_cross_where_it_ends():
     (axes,) = fig2_vgg19_tanh.draw([results]).axes
     cross = lines(axes)["tanh, Backprop: seed 1 diverged"]
     assert (cross.get_xdata()[0], cross.get_ydata()[0]) == (3, 10)
+
+
+def test_the_papers_curve_has_the_width_of_the_papers_network():
+    results = results_of("width", lambda c, n: [50.0] * n)
+    (axes,) = width.draw([results]).axes
+    papers = {label for label in lines(axes) if label.endswith("the paper")}
+    assert papers == {"Backprop, width 1: the paper", "Linear Backprop, width 1: the paper"}
+    assert "Backprop, width 1/4: this book" in lines(axes)
 
 
 def test_figure_4_has_a_row_for_each_rule_and_a_colour_for_each_decay():

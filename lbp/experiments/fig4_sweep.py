@@ -195,7 +195,7 @@ def answer(results: Results) -> str:
     if spread := numbers.get("spread_ratio"):
         parts.append(
             f"Over the pairs that both rules have, and after {counted(spread.last)}, the final "
-            f"accuracy of Backprop spreads "
-            f"{number(spread.value)} times as much as that of Linear Backprop."
+            f"accuracy of Backprop spreads {number(spread.value)} times as much as that of Linear "
+            "Backprop."
         )
     return " ".join(parts) or results.undecided

@@ -24,12 +24,14 @@ class Line:
         colour: Of the runs and of the paper's curve.
         records: What is recorded; none stands for runs that are not yet made.
         paper: The paper's curve, if it has one.
+        paper_label: What the legend calls that curve; `label` by default.
     """
 
     label: str
     colour: Any
     records: Sequence[Record]
     paper: PaperCurve | None = None
+    paper_label: str = ""
 
 
 @dataclass(frozen=True)
@@ -109,7 +111,8 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
     last = panel.epochs if panel.there in (0, panel.epochs) else max(5.0, 1.2 * panel.there)
     for line in panel.lines:
         if line.paper is not None:
-            _draw_paper(axes, line.paper, line.colour, f"{line.label}: the paper", until=last)
+            name = line.paper_label or line.label
+            _draw_paper(axes, line.paper, line.colour, f"{name}: the paper", until=last)
         for index, record in enumerate(line.records):
             seeds = f" ({len(line.records)} seeds)" if len(line.records) > 1 else ""
             label = f"{line.label}: this book{seeds}" if index == 0 else None

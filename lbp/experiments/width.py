@@ -70,6 +70,7 @@ def draw(found: Sequence[Results]) -> Figure:
                 shade(COLOURS[rule], place / 2),
                 results.of(width=width, rule=rule),
                 curves[f"tanh, {rule}"] if place == 2 else None,
+                paper_label=f"{LABELS[rule]}, width 1",
             )
             for place, width in enumerate(WIDTHS[results.scale.name], start=1)
             for rule in RULES

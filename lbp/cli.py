@@ -280,7 +280,7 @@ def _status(options: argparse.Namespace) -> int:
         print("fig1_synthetic: computed afresh each time, in some seconds; nothing is recorded")
         for record in Store(paths.results()):
             if record.config not in asked_for:
-                print(f"another run, {record.config}: {len(record)} epochs")
+                print(f"another run, {record.config}: up to epoch {len(record)}")
     print(f"store: {paths.results()}; to train a stale run again, delete its record")
     return 0
 
@@ -386,7 +386,7 @@ def _progress(record: Any) -> str:
         return "no epoch is finished"
     if record.diverged:
         return f"diverged in epoch {len(record)}"
-    return f"test accuracy {record.test_accuracy[-1]:.1f} % after {len(record)} epochs"
+    return f"test accuracy {record.test_accuracy[-1]:.1f} % after epoch {len(record)}"
 
 
 if __name__ == "__main__":

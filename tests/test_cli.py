@@ -99,7 +99,7 @@ def test_a_run_grows_and_is_never_trained_twice(capsys, store):
     (path,) = store.folder.glob("*.json")
     written = path.read_bytes()
     first = capsys.readouterr().out
-    assert re.search(r"test accuracy \d+\.\d % after 2 epochs; .*\.json", first)
+    assert re.search(r"test accuracy \d+\.\d % after epoch 2; .*\.json", first)
     assert cli.main([*arguments, "2"]) == 0
     assert capsys.readouterr().out == first
     assert path.read_bytes() == written

@@ -365,8 +365,15 @@ def test_what_the_width_changes_by_hand():
         lead = 10.0 if config.width == 1 / 8 else 4.0
         return [50.0 - lead * (config.rule == "bp")] * epochs
 
-    found = width.measures(results_of("width", errors))
-    assert found == {"lead_change": Measure(pytest.approx(-6.0), 1, 20)}
+    found = results_of("width", errors)
+    assert width.measures(found) == {
+        "small_lead": Measure(pytest.approx(10.0), 1, 20),
+        "large_lead": Measure(pytest.approx(4.0), 1, 20),
+    }
+    assert width.answer(found) == (
+        "Over the first 20 epochs, Backprop is on average 10.0 points ahead at width 1/8 and "
+        "4.0 points ahead at width 1/4."
+    )
 
 
 def test_what_apl_units_add_by_hand():

@@ -70,7 +70,7 @@ def test_archives_of_two_devices_pass_and_appear_with_their_distance(store, tmp_
         assert done == (0, f"1 added, 0 known already, to {paths.reruns() / name}\n", "")
     status, out, _ = lbp(capsys, "results", "check")
     assert status == 0
-    assert out.count("agrees: over 3 epochs it is 1.0 points from this book's record") == 2
+    assert out.count("agrees: over the first 3 epochs it is 1.0 points from this book's") == 2
     assert out.endswith("Reruns by readers: 2 (agrees: 2).\n")
     found = reruns.table(reruns.of_readers())
     by_hand = [
@@ -222,7 +222,7 @@ def not_text() -> Path:
         (seal_broken, "refused: its content does not fit its digest, so it was altered"),
         (
             lambda: put(rerun([50.0, 40.0, 35.0])),
-            "differs: over 3 epochs it is 10.0 points from this book's record of vgg19 tanh bp",
+            "differs: over the first 3 epochs it is 10.0 points from this book's record of vgg19",
         ),
         (lambda: put(rerun(), name=f"{NEXT.key}.json"), f"refused: it holds the run {CONFIG.key}"),
         (

@@ -270,7 +270,7 @@ def draw_shapes(found: Sequence[Results]) -> Figure | None:
     for (rule, (config, glances)), row in zip(shown.items(), grid, strict=True):
         for place, axes in enumerate(row):
             _draw_units(axes, config, glances, place, COLOURS[rule])
-            axes.set_title(f"{LAYERS[place]}\n{glances[-1].epoch} epochs", fontsize=10)
+            axes.set_title(f"{LAYERS[place]}\n{counted(glances[-1].epoch)}", fontsize=10)
         row[0].set_ylabel(f"{LABELS[rule]}\nvalue of the unit")
     for axes in grid[-1]:
         axes.set_xlim(-REACH, REACH)
@@ -309,7 +309,7 @@ def draw_ablation(found: Sequence[Results]) -> Figure | None:
             axes.plot(x, y, line, marker=marker, color=COLOURS["bp"], label=label)
         axes.set_xticks(ABLATION)
         axes.set_xlabel("hinges S")
-        axes.set_title(f"Backprop, {epochs} epochs\n({results.scale.title})")
+        axes.set_title(f"Backprop, {counted(epochs)}\n({results.scale.title})")
         axes.legend(loc="best")
     grid[0, 0].set_ylabel("final test accuracy (%)")
     return figure
@@ -377,7 +377,7 @@ def rates_table(found: Sequence[Results]) -> Table:
 def _reached(record: Record) -> str:
     if record.diverged:
         return f"diverged in epoch {len(record)}"
-    return f"{final_accuracy(record):.1f} % after {len(record)} epochs"
+    return f"{final_accuracy(record):.1f} % after {counted(len(record))}"
 
 
 def ablation_table(found: Sequence[Results]) -> Table:

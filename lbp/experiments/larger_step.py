@@ -268,7 +268,7 @@ def answer(results: Results) -> str:
         parts.append(
             f"With learning rates above the paper's for both rules, the best final accuracy of "
             f"Linear Backprop is {abs(gap.value):.1f} points {end} that of Backprop, {where} after "
-            f"{gap.last} epochs."
+            f"{counted(gap.last)}."
         )
     runs = pair(results)
     if len(runs) == len(RULES):

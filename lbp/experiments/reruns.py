@@ -10,7 +10,7 @@ from typing import Literal
 from lbp.errors import LbpError, short
 from lbp.experiments import EXPERIMENTS
 from lbp.experiments.agreement import Agreement, compare
-from lbp.experiments.numbers import final_accuracy, number
+from lbp.experiments.numbers import final_accuracy, first_epochs, number
 from lbp.experiments.scales import NARROW, PAPER
 from lbp.experiments.style import run_label
 from lbp.experiments.table import Table
@@ -125,8 +125,8 @@ def _finding(found: Found, book: Mapping[RunConfig, Record], known: Set[RunConfi
         return finding("new", f"this book has no record of the run {record.config}")
     agreement = compare(record, here, _seeds(record.config, book.values()))
     reason = (
-        f"over {agreement.epochs} epochs it is {agreement.distance:.1f} points from this book's "
-        f"record of {record.config}, and {agreement.tolerance:.1f} are allowed"
+        f"over {first_epochs(agreement.epochs)} it is {agreement.distance:.1f} points from this "
+        f"book's record of {record.config}, and {agreement.tolerance:.1f} are allowed"
     )
     return finding("agrees" if agreement.holds else "differs", reason, agreement)
 

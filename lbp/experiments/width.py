@@ -11,6 +11,7 @@ from lbp.experiments.numbers import (
     Measure,
     Measures,
     common_epochs,
+    first_epochs,
     long_distance,
     mean_accuracy,
     number,
@@ -41,22 +42,21 @@ def goals(scale: Scale) -> list[Goal]:
 
 
 def measures(results: Results) -> Measures:
-    """Return what the width changes, over the epochs that all runs have.
+    """Return how far Backprop leads at each width, over the epochs that all runs have.
 
-    - lead_change: how much Backprop's mean lead over Linear Backprop is larger at the larger width
-      than at the smaller one, in points.
+    - small_lead, large_lead: mean accuracy of Backprop minus that of Linear Backprop, at the
+      smaller and at the larger width, in points.
     """
     by_key = {(r.config.width, r.config.rule): r for r in results.of()}
-    small, large = WIDTHS[results.scale.name]
     if len(by_key) < 4:
         return {}
     epochs = common_epochs(by_key.values())
-    lead = {
-        width: mean_accuracy(by_key[width, "bp"], 1, epochs)
-        - mean_accuracy(by_key[width, "linear"], 1, epochs)
-        for width in (small, large)
-    }
-    return {"lead_change": Measure(lead[large] - lead[small], 1, epochs)}
+    found = {}
+    for name, width in zip(("small", "large"), WIDTHS[results.scale.name], strict=True):
+        bp, linear = by_key[width, "bp"], by_key[width, "linear"]
+        lead = mean_accuracy(bp, 1, epochs) - mean_accuracy(linear, 1, epochs)
+        found[f"{name}_lead"] = Measure(lead, 1, epochs)
+    return found
 
 
 def draw(found: Sequence[Results]) -> Figure:
@@ -101,11 +101,13 @@ def table(found: Sequence[Results]) -> Table:
 
 def answer(results: Results) -> str:
     """Say in a sentence what the runs of a scale show."""
-    change = measures(results).get("lead_change")
-    if change is None:
+    leads = measures(results).values()
+    if not leads:
         return results.undecided
-    small, large = WIDTHS[results.scale.name]
-    return (
-        f"From width {Fraction(small)} to width {Fraction(large)}, Backprop's mean lead over the "
-        f"first {change.last} epochs changes by {change.value:+z.1f} points."
+    at = " and ".join(
+        f"{abs(lead.value):.1f} points {'ahead' if lead.value > 0 else 'behind'} "
+        f"at width {Fraction(width)}"
+        for lead, width in zip(leads, WIDTHS[results.scale.name], strict=True)
     )
+    epochs = first_epochs(min(lead.last for lead in leads))
+    return f"Over {epochs}, Backprop is on average {at}."

@@ -4,6 +4,7 @@ The forward pass calls the stock function, so its values are the stock ones bit 
 shorter `z + (f(z) - z).detach()` would round them differently.)
 """
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -58,15 +59,16 @@ class _Call(NamedTuple):
 
 
 def _save(ctx: Any, z: Tensor, read: Tensor | None) -> None:
-    """Save what the rule reads, and an empty tensor where hooks see what is saved."""
+    """Save what the rule reads, and an empty tensor under activation checkpointing.
+
+    Checkpointing pairs the tensors saved first with those saved when it recomputes. The empty
+    tensor, which no stock function saves, makes it notice a recomputation without the rule.
+    """
     kept = [read] if ctx.rule.reads_input else []
-    # Activation checkpointing sets such hooks. It pairs the tensors saved first with those saved
-    # when it recomputes, and the empty tensor, which no stock function saves, makes it notice a
-    # recomputation without the rule.
-    if not torch.compiler.is_compiling() and torch._C._autograd._top_saved_tensors_default_hooks(
-        True
-    ):
-        kept.append(torch.empty(0, device=z.device))
+    if not torch.compiler.is_compiling():
+        hooks = torch._C._autograd._top_saved_tensors_default_hooks(True)
+        if hooks and getattr(hooks[0], "__module__", None) == "torch.utils.checkpoint":
+            kept.append(torch.empty(0, device=z.device))
     ctx.save_for_backward(*kept)
 
 
@@ -81,7 +83,9 @@ class _Ruled(torch.autograd.Function):
 
     @staticmethod
     def forward(z: Tensor, call: _Call) -> Tensor:
-        return call.function(z, *call.args, **call.kwargs)
+        out = call.function(z, *call.args, **call.kwargs)
+        # An autograd function that returns its input gives a view, which cannot be overwritten.
+        return z.clone() if out is z and not call.in_place else out
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor, _Call], output: Tensor) -> None:
@@ -222,7 +226,13 @@ def _from_value(
         out = _apply(_Joined, y, z, None, rule, rule.true_share)
     elif rule.surrogate:
         y = call_stock(function, z.detach(), *args, **kwargs)
+        version = None if torch.compiler.is_compiling() else z._version
         s = call_stock(rule.surrogate, z)
+        if version is not None and z._version != version:
+            raise LbpError(
+                f"the function of the rule {rule.name} overwrites its input: give one without "
+                "in-place operations"
+            )
         if not isinstance(s, Tensor) or s.shape != z.shape:
             found = f"shape {tuple(s.shape)}" if isinstance(s, Tensor) else repr(s)
             raise LbpError(
@@ -336,22 +346,23 @@ def _call_here(
 _call_outside = _call_here
 
 Watcher = Callable[[Covered, Any, Tensor], None]
-_watchers: list[Watcher] = []
+_watchers: list[tuple[int, Watcher]] = []  # each with its thread
 
 
 @contextmanager
 def watched_by(watcher: Watcher) -> Iterator[None]:
-    """Tell a function of every call under a rule within the block.
+    """Tell a function of every call under a rule within the block, in this thread.
 
     Args:
         watcher: It gets the function's entry in `lbp.coverage`, the node of the autograd graph that
             the pre-activations come from, or None, and the value.
     """
-    _watchers.append(watcher)
+    entry = threading.get_ident(), watcher
+    _watchers.append(entry)
     try:
         yield
     finally:
-        _watchers.remove(watcher)
+        _watchers.remove(entry)
 
 
 def call(
@@ -392,8 +403,9 @@ def call(
     z: Any = args[0] if args else kwargs.get("input", kwargs.get("x"))
     node = z.grad_fn  # an in-place call changes it
     out = called(rule, covered, function, args, kwargs)
-    for watcher in _watchers:
-        watcher(covered, node, out)
+    for thread, watcher in _watchers:
+        if thread == threading.get_ident():
+            watcher(covered, node, out)
     return out
 
 
@@ -407,7 +419,11 @@ def call_whole(
     """
     if unit.learns:
         covered = replace(covered, learns=True)
-    return call_own(rule, covered, unit, args, kwargs)
+    if not unit.overwrites:
+        return call_own(rule, covered, unit, args, kwargs)
+    z: Tensor = args[0]
+    out = call_own(rule, covered, unit, (z.clone(), *args[1:]), kwargs)
+    return z.copy_(out) if unit.wrote else out
 
 
 def call_own(

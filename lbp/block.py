@@ -6,16 +6,19 @@ A PyTorch function mode sees each call and passes the covered ones to `lbp.autog
 import contextlib
 import itertools
 import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import nn
-from torch._higher_order_ops.wrap import tag_activation_checkpoint
+from torch._ops import HigherOrderOperator
 from torch.overrides import (
     TorchFunctionMode,
     _get_current_function_mode_stack,
+    _pop_mode,
+    _push_mode,
     get_overridable_functions,
 )
 
@@ -45,6 +48,8 @@ _tell_dynamo()
 
 
 _BACKWARD = {torch.Tensor.backward, torch.autograd.backward, torch.autograd.grad}
+_WITH_WARNINGS = _BACKWARD.union(FUNCTIONS_LEFT_ALONE)
+_inner_block = threading.local()  # whether the innermost block calls one of these
 
 # Whose frames lie between a call and a mode that sees it; the last are those of inner blocks.
 _BETWEEN = {torch.nn.functional.__file__, torch.overrides.__file__, __file__}
@@ -64,7 +69,12 @@ def _in_compiled_graph() -> bool:
     return "dynamo_compile_id" in getattr(frame.f_locals.get("self"), "meta", ())
 
 
-class BackwardRule(TorchFunctionMode):
+def _innermost() -> Any:
+    modes = _get_current_function_mode_stack()
+    return modes[-1] if modes else None
+
+
+class BackwardRule(contextlib.ContextDecorator, TorchFunctionMode):
     """The mode behind `backward_rule`.
 
     It enters and leaves PyTorch's stack of modes by methods of its own. With the inherited ones,
@@ -87,7 +97,26 @@ class BackwardRule(TorchFunctionMode):
         return super().__enter__()  # type: ignore[no-any-return, no-untyped-call]
 
     def __exit__(self, *exception: Any) -> None:
-        super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        if torch.compiler.is_compiling() or _innermost() is self:
+            super().__exit__(*exception)  # type: ignore[no-untyped-call]
+        else:
+            self._leave_from_within()
+
+    def _leave_from_within(self) -> NoReturn:
+        """Leave a block in which another was entered that is still open."""
+        opened = []
+        while (mode := _innermost()) is not None:
+            _pop_mode()
+            if mode is self:
+                break
+            opened.append(mode)
+        for mode in reversed(opened):
+            _push_mode(mode)
+        raise LbpError(
+            f"the block of the rule {self.rule.name!r} was left while a block inside of it was "
+            "open, so calls may have had the rule of the other: leave blocks in their order, and "
+            "let no generator yield and no asyncio task await inside of one"
+        )
 
     def __torch_function__(
         self,
@@ -101,12 +130,10 @@ class BackwardRule(TorchFunctionMode):
         if covered is None:
             if func in WHOLE:
                 return self._in_its_own_code(*args, **kwargs)
-            if func in FUNCTIONS_LEFT_ALONE and torch.is_grad_enabled():
-                self._warn(func)
-            elif func in _BACKWARD and not self.reached:
-                self._warn_of_nothing(args, kwargs)
-            elif func is tag_activation_checkpoint:  # only while torch.compile traces
-                args = (self._around(args[0]), *args[1:])
+            if isinstance(func, HigherOrderOperator):  # only while torch.compile traces
+                args = tuple([self._around(arg) if callable(arg) else arg for arg in args])
+            elif func in _WITH_WARNINGS and not torch.compiler.is_compiling():
+                return self._call_after_warning(func, args, kwargs)
             return func(*args, **kwargs)
         if (covered.opt_in and not self.sign) or "out" in kwargs:
             return func(*args, **kwargs)
@@ -142,18 +169,34 @@ class BackwardRule(TorchFunctionMode):
 
         return inside
 
+    def _call_after_warning(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
+        """Warn if the rule misses something here, and call the function."""
+        if getattr(_inner_block, "calls", False):  # it has warned already, or need not
+            return func(*args, **kwargs)
+        if func in FUNCTIONS_LEFT_ALONE and torch.is_grad_enabled():
+            self._warn(func)
+        elif func in _BACKWARD and not self.reached:
+            self._warn_of_nothing(args, kwargs)
+        _inner_block.calls = True
+        try:
+            return func(*args, **kwargs)
+        finally:
+            _inner_block.calls = False
+
     def _warn(self, func: Callable[..., Any]) -> None:
-        if not self.rule.is_bp and not torch.compiler.is_compiling():
+        if not self.rule.is_bp:
             name, why = FUNCTIONS_LEFT_ALONE[func]
             warnings.warn(
                 f"{name} keeps its true derivative under the rule {self.rule.name!r}: {why}",
                 LbpWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _warn_of_nothing(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Warn if nothing that this backward pass goes through was computed under the rule."""
-        if self.rule.is_bp or torch.compiler.is_compiling():
+        if self.rule.is_bp:
             return
         outputs = args[0] if args else kwargs.get("tensors", kwargs.get("outputs"))
         outputs = [outputs] if isinstance(outputs, torch.Tensor) else list(outputs or ())
@@ -162,7 +205,7 @@ class BackwardRule(TorchFunctionMode):
                 f"a backward pass in this block, but the rule {self.rule.name!r} has reached no "
                 "activation function in it: call the model inside the block",
                 LbpWarning,
-                stacklevel=5,
+                stacklevel=6,
             )
 
 
@@ -181,21 +224,20 @@ def _compiled_since(began: int, outputs: list[Any]) -> bool:
     return False
 
 
-class _OnlyInside(contextlib.AbstractContextManager[None]):
+class _OnlyInside(contextlib.ContextDecorator, contextlib.AbstractContextManager[None]):
     """The rule bp. It enters its mode only inside another block, because modes cost time."""
 
     def __init__(self, mode: BackwardRule) -> None:
         self.mode = mode
-        self.entered: list[bool] = []
 
     def __enter__(self) -> None:
         modes = _get_current_function_mode_stack()
-        self.entered.append(any(isinstance(mode, BackwardRule) for mode in modes))
-        if self.entered[-1]:
+        if any(isinstance(mode, BackwardRule) for mode in modes):
             self.mode.__enter__()
 
     def __exit__(self, *exception: Any) -> None:
-        if self.entered.pop():
+        # Nothing of this object tells whether it was entered: threads may share it.
+        if self.mode in _get_current_function_mode_stack():
             self.mode.__exit__(*exception)
 
 
@@ -205,7 +247,7 @@ def backward_rule(
     sign: bool = False,
     also: Iterable[type[nn.Module]] = (),
 ) -> contextlib.AbstractContextManager[Any]:
-    """Return a context in which activation functions have another backward pass.
+    """Return a context, or decorator, under which activation functions have another backward pass.
 
     It holds for every activation function of `lbp.coverage` that is called in it, in a model or
     not: modules, `torch.nn.functional`, tensor methods and in-place forms. That includes a loss
@@ -220,9 +262,13 @@ def backward_rule(
 
     A block holds only in the thread that enters it (so not in `nn.DataParallel`), and does not
     reach calls that bypass PyTorch's Python functions: `torch.ops.aten.relu` and TorchScript.
-    Those keep their true derivatives without a warning.
+    Those keep their true derivatives without a warning. It is open until it is left, so nothing is
+    to happen elsewhere in between: a generator that yields in a block, or an asyncio task that
+    awaits in one, leaves its rule to others meanwhile.
 
-    torch.compile reaches what is called in a block, and may compile the block itself. Under
+    torch.compile reaches what is called in a block, and may compile the block itself. (Operators
+    that take functions, such as `torch.cond`, are reached where torch.compile compiles the block;
+    in a block around them, PyTorch raises an error.) Under
     transforms of torch.func it compiles less, see `lbp.linearize`. A block in which a graph breaks
     is run by Python, and what it calls is compiled.
 

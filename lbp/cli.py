@@ -36,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if unknown:  # reported by the command's own parser, whose help names what it has
             options.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
         if options.project is not None:
+            if not options.project:
+                raise LbpError("--project is empty: give the folder of a clone")
             os.environ["LBP_PROJECT"] = options.project
         status: int = options.command(options)
         if sys.stdout is not None:  # it is None where standard output is closed
@@ -362,7 +364,7 @@ def _claims(options: argparse.Namespace) -> int:
     for verdict in claims.verdicts():
         claim = verdict.claim
         print(f"{claim.id}: {verdict.text}")
-        print(f"  {claim.statement} (section {claim.section})")
+        print(f"  {claim.statement} ({claim.place})")
         print(f"  paper: {claim.paper} ({claims.SOURCES[claim.source]}); found: {verdict.found}")
         print(f"  test: {claim.tested}")
     return 0

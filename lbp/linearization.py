@@ -242,13 +242,14 @@ def _mentioned(kind: type) -> set[str]:
         return set(code.co_names).union(*inner)
 
     methods = [
-        method
+        inspect.unwrap(method)
         for base in kind.__mro__
-        if not base.__module__.startswith("torch.")
+        if not base.__module__.startswith("torch.") or issubclass(base, torch.fx.GraphModule)
         for name, method in vars(base).items()
         if isinstance(method, FunctionType) and name != "__init__"
     ]
-    return set().union(*(names(method.__code__) for method in methods))
+    codes = [method.__code__ for method in methods if isinstance(method, FunctionType)]
+    return set().union(*map(names, codes))
 
 
 _FUNCTION_NAMES = {
@@ -436,7 +437,12 @@ def _check_present(
 
 
 def _ruled(model: nn.Module) -> list[tuple[nn.Module | Held, Rule]]:
-    return [(place, rule) for place in _everywhere(model) if (rule := _rule(place))]
+    """Return what follows a rule, but for modules whose class was changed again since."""
+    return [
+        (place, rule)
+        for place in _everywhere(model)
+        if (rule := _rule(place)) and (isinstance(place, Held) or type(place) in STOCK)
+    ]
 
 
 def _undo(model: nn.Module, before: list[tuple[nn.Module | Held, Rule]]) -> None:
@@ -573,8 +579,9 @@ def linearize(
             # Not from `also` itself, which may be an iterator and used up.
             also = (*classes, *behaving, *functions)
             _, report = linearize(model, rule, where, also=also, example=example, strict=strict)
-            names = sorted({*report.by_behaviour, *(kind.__name__ for kind in behaving)})
-            return Linearized(model, replace(report, by_behaviour=tuple(names)))
+            names = {*report.by_behaviour, *(kind.__name__ for kind in behaving)}
+            taken = sorted(names.intersection(report.changed.values()))
+            return Linearized(model, replace(report, by_behaviour=tuple(taken)))
         if not found:
             raise LbpError(_no_activations(modules))
         if strict:

@@ -209,7 +209,7 @@ PUBLISHED: dict[str, Published] = {
         bits="those of f's own backward pass", note="for ReLU it is ProxyGrad's with alpha = 0.1",
     ),
     "ste-clip": Published(
-        ste_clip(), "g where |z| <= 1, else 0", "Hubara et al. 2016", "1602.02830",
+        ste_clip(), "g where |z| <= 1, else 0", "Courbariaux et al. 2016", "1602.02830",
         "equation 4", "sign",
     ),
     "clipped-relu": Published(

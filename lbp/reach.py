@@ -5,7 +5,6 @@ from the calls themselves; the others are judged by their names.
 """
 
 import copy
-import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
@@ -19,62 +18,12 @@ from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lbp import autograd
 from lbp.block import backward_rule
-from lbp.coverage import Covered
+from lbp.coverage import MODULES_LEFT_ALONE, Covered
 from lbp.errors import LbpError
 from lbp.held import Held
 from lbp.linearization import changed_places, check_model, linearize, places, restore
 from lbp.lookalike import Called, lookalikes
-
-# What a node is likely to be, by its name, as a pattern.
-_ACTIVATIONS = {
-    "Relu": "a relu",
-    "LeakyRelu": "a leaky relu",
-    "Prelu.*": "a prelu",
-    "Rrelu.*": "an rrelu",
-    "Gelu": "a gelu",
-    "Silu": "a silu",
-    "Tanh": "a tanh",
-    "Sigmoid": "a sigmoid",
-    "Hardtanh": "a hardtanh or relu6",
-    "Hardsigmoid": "a hardsigmoid",
-    "Hardswish": "a hardswish",
-    "Hardshrink": "a hardshrink",
-    "Softshrink": "a softshrink",
-    "Celu|Elu": "an elu, selu or celu",
-    "Mish": "a mish",
-    "Softplus": "a softplus",
-    "LogSigmoid": "a logsigmoid",
-    "Threshold": "a threshold",
-    "Clamp.*": "a clamp, perhaps a relu",
-    "Maximum": "a maximum, perhaps a relu",
-    "Minimum": "a minimum, perhaps a relu6",
-    "Where": "a where, perhaps a relu",
-    "Abs": "an absolute value, perhaps a softsign",
-    "Pow": "a power, perhaps a squared relu",
-    "Erf": "an erf, perhaps a gelu",
-    "Exp|Exp2|Expm1": "an exponential",
-    "Log|Log1P|Log2": "a logarithm, perhaps a softplus",
-    "Logaddexp": "a softplus",
-    "Sin|Cos": "a sine or cosine, perhaps a snake",
-    "Atan": "an arctangent",
-}
-# Not linear either, but no activation functions.
-_OTHERS = {
-    "(Log|Safe)?Softmax|Logsumexp": "softmax",
-    "ScaledDotProduct.*": "attention",
-    "(Native|Cudnn)(Batch|Layer|Group)Norm|FusedRmsNorm|LinalgVectorNorm|Norm": "normalisation",
-    "Rsqrt|Sqrt": "normalisation",
-    "(Adaptive)?MaxPool.*": "max pooling",
-    "Glu": "gating",
-    "Lstm.*|Gru.*|ThnnFused.*": "a fused recurrent network",
-}
-_SUMS = ("Mean", "Sum")  # a power that goes into one of them is a norm's
-# Through these a value goes on its way to a product: they move, copy, shift and scale it.
-_PASSIVE = {
-    *("View", "UnsafeView", "ReshapeAlias", "Alias", "Expand", "Unsqueeze", "Squeeze", "Permute"),
-    *("Transpose", "T", "Clone", "ToCopy", "Slice", "Split", "SplitWithSizes", "Chunk", "Unbind"),
-    *("Select", "Repeat", "Add", "Sub", "Rsub", "Mul", "Div", "Neg"),
-}
+from lbp.nodes import activation_kind, is_passive, is_sum, other_kind, stem
 
 
 @dataclass(frozen=True)
@@ -167,13 +116,14 @@ def _shown(name: str) -> str:
     return name or "(the model)"
 
 
-def audit(model: nn.Module, *inputs: Any, **named: Any) -> Audit:
+def audit(model: nn.Module, /, *inputs: Any, **named: Any) -> Audit:
     """Look at which activation functions of a model a backward rule reaches.
 
     Call it on a model that `linearize` has changed, or inside a block of `backward_rule`. The model
     is copied, so that its state stays as it is, and its copy is run with gradients. What the pass
     does not run, as a branch for other inputs, is not seen; neither is what happens under
-    `torch.no_grad()` in the model, nor a product with a mask, as in `z * (z > 0)`.
+    `torch.no_grad()` in the model, nor what is done by a mask, as in `z * (z > 0)` or
+    `z.masked_fill(z < 0, 0)`.
 
     Args:
         model: The model, as it is to be trained.
@@ -226,7 +176,7 @@ class NotGates:
         return name not in self.gates
 
 
-def not_gates(model: nn.Module, *inputs: Any, **named: Any) -> NotGates:
+def not_gates(model: nn.Module, /, *inputs: Any, **named: Any) -> NotGates:
     """Return a `where` that leaves gates alone, as one pass shows them.
 
     Here a gate is a sigmoid, or another bounded function with values between 0 and 1, that
@@ -281,6 +231,7 @@ class _Seen:
     reached: Counter[str] = field(default_factory=Counter)
     kinds: set[Covered] = field(default_factory=set)  # what the rule reached
     called: dict[str, Called] = field(default_factory=dict)  # modules with one input and output
+    left_alone: dict[str, str] = field(default_factory=dict)  # modules that no rule is to reach
     stack: list[str] = field(default_factory=lambda: [""])
     outputs: list[Tensor] = field(default_factory=list)  # without them the graph is freed
 
@@ -288,7 +239,7 @@ class _Seen:
         """Give a module the nodes behind some, themselves included, that no module has yet."""
         for node in _behind(starts, self.owner):
             self.owner[node] = module
-            if _stem(node) in _SUMS:
+            if is_sum(node):
                 self.summed.update(following for following, _ in node.next_functions)
 
     def on_call(self, covered: Covered, node: Any, out: Tensor) -> None:
@@ -355,6 +306,8 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
             held[place.attribute] = partial(seen.inside, name, held[place.attribute])
     with ExitStack() as stack:
         for name, module in model.named_modules():
+            if isinstance(module, tuple(MODULES_LEFT_ALONE)):
+                seen.left_alone[name] = f"inside of {type(module).__name__}"
             before = module.register_forward_pre_hook(
                 partial(enter, name), with_kwargs=True, prepend=True
             )
@@ -365,22 +318,12 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
         yield
 
 
-def _stem(node: Any) -> str:
-    return str(node.name()).removeprefix("torch::autograd::").partition("Backward")[0]
-
-
-def _likely(node: Any, kinds: Mapping[str, str]) -> str | None:
-    """Return what a node is by the pattern in `kinds` that its name fits."""
-    stem = _stem(node)
-    return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, stem)), None)
-
-
 def _is_of_norm(seen: "_Seen", node: Any) -> bool:
     """Whether a power or a clamp is part of a norm: it goes into a sum, or limits a norm."""
-    if _stem(node) == "Pow":
+    if stem(node) == "Pow":
         return node in seen.summed
     behind = [following for following, _ in node.next_functions if following is not None]
-    return _stem(node).startswith("Clamp") and all("Norm" in _stem(b) for b in behind)
+    return stem(node).startswith("Clamp") and all("Norm" in stem(b) for b in behind)
 
 
 def _is_foreign(node: Any) -> bool:
@@ -390,32 +333,40 @@ def _is_foreign(node: Any) -> bool:
 def _is_product(node: Any) -> bool:
     """Whether a node multiplies two branches that both depend on something trained or given."""
     factors = [following for following, _ in node.next_functions if following is not None]
-    return _stem(node) in ("Mul", "Bmm", "Div") and len(factors) > 1
+    return stem(node) in ("Mul", "Bmm", "Div") and len(factors) > 1
 
 
 def _remaining(seen: _Seen) -> tuple[Remaining, ...]:
     found: Counter[tuple[str, str, str]] = Counter()
     for node, module in seen.owner.items():
-        if node in seen.ruled or _likely(node, _OTHERS):
+        if node in seen.ruled or _other(seen, node, module):
             continue
-        if _is_of_norm(seen, node):
-            continue
-        likely = "a foreign autograd.Function" if _is_foreign(node) else _likely(node, _ACTIVATIONS)
-        if likely:
+        foreign = "a foreign autograd.Function" if _is_foreign(node) else None
+        if likely := foreign or activation_kind(stem(node)):
             found[module, str(node.name()), likely] += 1
     return tuple(Remaining(*key, times) for key, times in sorted(found.items()))
 
 
 def _others(seen: _Seen) -> Counter[str]:
     found: Counter[str] = Counter()
-    for node in seen.owner.keys() - seen.ruled:
-        if kind := _likely(node, _OTHERS):
+    for node, module in seen.owner.items():
+        if node in seen.ruled:
+            continue
+        if kind := _other(seen, node, module):
             found[kind] += 1
-        elif _is_of_norm(seen, node):
-            found["normalisation"] += 1
         elif _is_product(node):
             found["a product of two branches"] += 1
     return found
+
+
+def _other(seen: _Seen, node: Any, module: str) -> str | None:
+    """Return what a node is that is not linear and that no rule is meant to reach."""
+    if kind := other_kind(stem(node)):
+        return kind
+    if _is_of_norm(seen, node):
+        return "normalisation"
+    is_linear = not _is_foreign(node) and activation_kind(stem(node)) is None
+    return None if is_linear else seen.left_alone.get(module)
 
 
 def _gates(seen: _Seen) -> dict[str, int]:
@@ -450,14 +401,9 @@ def _products(seen: _Seen) -> Iterator[list[Any]]:
 
 def _source(seen: _Seen, node: Any) -> Any:
     """Return the call that a factor comes from, or where its way branches."""
-    while node not in seen.values and _is_passive(node):
+    while node not in seen.values and is_passive(node):
         ((node, _),) = [edge for edge in node.next_functions if edge[0] is not None]
     return node
-
-
-def _is_passive(node: Any) -> bool:
-    behind = [following for following, _ in node.next_functions if following is not None]
-    return len(behind) == 1 and _stem(node) in _PASSIVE
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -483,7 +429,13 @@ def _call(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> l
             f"the model rejects this input ({type(error).__name__}: {reason}): "
             "give what it is called with"
         ) from error
-    found = [v for v in tree_leaves(outputs) if isinstance(v, Tensor) and v.requires_grad]
+    tensors = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
+    if not tensors:
+        raise LbpError(
+            f"the model returns a {type(outputs).__name__} in which no tensor is found: let it "
+            "return a tensor, or tuples, lists and dicts of tensors"
+        )
+    found = [tensor for tensor in tensors if tensor.requires_grad]
     if not found:
         raise LbpError("no output of the model has a gradient: there is nothing to look at")
     return found
@@ -501,7 +453,10 @@ def _differs(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -
 def _alike(first: Tensor | None, second: Tensor | None) -> bool:
     if first is None or second is None:
         return first is second
-    return torch.equal(first, second)
+    if torch.equal(first, second) or first.layout is not torch.strided:
+        return torch.equal(first, second)
+    nan = first.isnan()  # which equals nothing, itself included
+    return torch.equal(nan, second.isnan()) and torch.equal(first[~nan], second[~nan])
 
 
 def _gradients(

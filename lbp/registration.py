@@ -97,7 +97,7 @@ def register_activation(
         return _register_whole(module, bounded)
     try:
         inspect.signature(function).bind("z", **dict.fromkeys(arguments))
-    except TypeError as error:
+    except (TypeError, ValueError) as error:  # a ValueError: some functions in C have no signature
         names = ", ".join(["the pre-activations", *arguments])
         raise LbpError(
             f"the function of {module.__name__} cannot be called with {names} ({error})"
@@ -150,7 +150,7 @@ def take_whole(module: type[nn.Module]) -> Callable[..., Tensor]:
     add_whole_class(module, covered)
 
     def called(z: Tensor, unit: Whole, *args: Any, **kwargs: Any) -> Tensor:
-        return unit(z, *args, **kwargs)
+        return unit.forward(unit.module, z, *args, **kwargs)
 
     seen = _TAKEN[module] = _seen_by_blocks(called)
     WHOLE[seen] = covered

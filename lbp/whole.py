@@ -21,8 +21,8 @@ class Whole:
     def __init__(self, module: nn.Module, forward: Callable[..., Tensor]) -> None:
         self.module = module
         self.forward = forward
-        # It must not overwrite what the layer in front may need.
-        self.overwrites = bool(getattr(module, "inplace", False))
+        self.overwrites = bool(getattr(module, "inplace", False))  # or so it says
+        self.wrote = False  # whether a call did overwrite its input
 
     @property
     def learns(self) -> bool:
@@ -30,8 +30,13 @@ class Whole:
         return any(True for _ in self.module.parameters())
 
     def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the module's value."""
-        return self.forward(self.module, z.clone() if self.overwrites else z, *args, **kwargs)
+        """Return the module's value. A module that overwrites its input gets a copy."""
+        if not self.overwrites:
+            return self.forward(self.module, z, *args, **kwargs)
+        own = z.clone()
+        out = self.forward(self.module, own, *args, **kwargs)
+        self.wrote = own._version > 0
+        return out
 
     def fixed(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the module's value, with no way to its parameters in the autograd graph."""

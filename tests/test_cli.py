@@ -78,6 +78,7 @@ def store(clone):
         ("results add /nowhere/runs.zip", "there is no such file"),
         ("results pack runs.zip", "there are no records to pack"),
         ("--project /nowhere status", "/nowhere is not a clone of this project"),
+        ("--project= status", "--project is empty: give the folder of a clone"),
         ("--project ~nosuchuser status", "'~nosuchuser' names a home folder that does not exist"),
         (f"reproduce {FIG2} --data ~nosuchuser", "names a home folder that does not exist"),
         ("dance", "invalid choice: 'dance'"),

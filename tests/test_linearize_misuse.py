@@ -284,3 +284,57 @@ def test_in_place_functions_take_all_their_arguments(rule):
 def test_leaky_takes_pythons_and_numpys_numbers():
     assert leaky(np.float64(0.5)).name == leaky(np.float32(0.5)).name == "leaky(0.5)"
     assert leaky(1).name == "leaky(1)"
+
+
+def test_a_surrogate_that_overwrites_its_input_is_told():
+    model, _ = linearize(
+        nn.Sequential(nn.Linear(3, 3), nn.Tanh()), surrogate(nn.ReLU(inplace=True))
+    )
+    with pytest.raises(LbpError, match="overwrites its input: give one without in-place"):
+        model(torch.ones(2, 3))
+
+
+def test_an_example_that_the_model_rejects_leaves_a_parametrized_unit_and_the_rules_alone():
+    class Twice(nn.Module):
+        def forward(self, weight):
+            return 2 * weight
+
+    model, _ = linearize(nn.Sequential(nn.Linear(3, 8), nn.PReLU(), nn.Tanh()))
+    nn.utils.parametrize.register_parametrization(model[1], "weight", Twice())
+    with pytest.raises(LbpError, match="the model rejects this input"):
+        linearize(model, "ste-clip", example=torch.ones(2, 5))
+    assert model[2].lbp_rule.name == model[1].lbp_rule.name == "linear"
+
+
+def test_an_argument_of_the_model_may_be_called_model():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = net()
+
+        def forward(self, model):
+            return self.layers(model)
+
+    _, report = linearize(Named(), example={"model": torch.ones(2, 4)})
+    assert report.audit.complete
+
+
+def test_a_function_that_a_decorated_or_a_traced_forward_calls_is_named():
+    def passed_on(forward):
+        @functools.wraps(forward)
+        def wrapped(*args, **kwargs):
+            return forward(*args, **kwargs)
+
+        return wrapped
+
+    class Decorated(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layers = net()
+
+        @passed_on
+        def forward(self, x):
+            return torch.sigmoid(self.layers(x))
+
+    for model in (Decorated(), torch.fx.symbolic_trace(Decorated())):
+        assert "calls sigmoid" in linearize(model)[1].left[""]

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import threading
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.checkpoint import checkpoint
 import lbp
 from lbp.errors import LbpError
 from lbp.reach import audit
+from tests import zoo
 from tests.zoo import MemoryEfficientSwish
 
 X = torch.randn(5, 6, generator=torch.Generator().manual_seed(0))
@@ -230,3 +232,112 @@ def test_bad_input_is_told_in_one_line(call, message):
         call()
     assert str(error.value).startswith(message)
     assert "\n" not in str(error.value)
+
+
+# Each with whether it is linear, by mathematics.
+FUNCTIONS = {
+    "asinh": (torch.asinh, False),
+    "tan": (torch.tan, False),
+    "cosh": (torch.cosh, False),
+    "erfc": (torch.erfc, False),
+    "sinc": (torch.sinc, False),
+    "lgamma": (lambda z: torch.lgamma(z.detach().abs() + z), False),
+    "logit": (lambda z: torch.logit(0.5 + 0.01 * z), False),
+    "hypot": (lambda z: torch.hypot(z, torch.ones(())), False),
+    "fmax": (lambda z: torch.fmax(z, torch.zeros(())), False),
+    "logaddexp2": (lambda z: torch.logaddexp2(z, torch.zeros(())), False),
+    "erfcx": (torch.special.erfcx, False),
+    "log_ndtr": (torch.special.log_ndtr, False),
+    "flip": (lambda z: z.flip(0), True),
+    "cumsum": (lambda z: z.cumsum(1), True),
+    "einsum": (lambda z: torch.einsum("ij,kj->ik", z, torch.ones(4, 6)), True),
+    "pad": (lambda z: F.pad(z, (1, 1)), True),
+    "gather": (lambda z: z.gather(1, torch.zeros(5, 2, dtype=torch.long)), True),
+    "index": (lambda z: z[:, [0, 2]], True),
+    "split and cat": (lambda z: torch.cat(z.split(2, dim=1), 0), True),
+    "roll": (lambda z: z.roll(1, 1), True),
+    "lerp": (lambda z: torch.lerp(z, torch.ones(()), 0.3), True),
+    "pool": (lambda z: F.avg_pool1d(z[None], 2), True),
+    "interpolate": (lambda z: F.interpolate(z[None], scale_factor=2), True),
+    "fft": (lambda z: torch.fft.rfft(z).real, True),
+    "write a slice": (lambda z: torch.zeros(5, 6).index_copy(0, torch.arange(5), z), True),
+    "to half": (lambda z: z.half().float(), True),
+    "dropout": (lambda z: F.dropout(z, 0.5), True),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_what_is_not_linear_remains_and_what_is_does_not(name):
+    function, linear = FUNCTIONS[name]
+    model, _ = lbp.linearize(nn.Sequential(nn.Tanh(), Calls(function)))
+    found = audit(model, X)
+    assert (found.remaining == ()) == linear
+    assert found.others == {}
+
+
+def test_what_torchscript_computes_remains():
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        scripted = torch.jit.script(zoo.twice_tanh)
+    model, _ = lbp.linearize(
+        nn.Sequential(nn.Linear(6, 6), nn.Tanh(), Calls(lambda z: scripted(z)))
+    )
+    assert audit(model, X).remaining
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU, nn.RNN, nn.GRUCell, nn.LSTMCell, nn.RNNCell])
+def test_a_recurrent_layer_is_no_activation_function_that_remains(kind):
+    class Recurrent(Calls):
+        def forward(self, x):
+            out = self.recurrent(self.tanh(self.layer(x)))
+            return out[0] if isinstance(out, tuple) else out
+
+    model = Recurrent(None)
+    model.recurrent, model.tanh = kind(6, 6), nn.Tanh()
+    _, report = lbp.linearize(model, example=X, strict=True)
+    found = report.audit
+    assert found.remaining == ()
+    assert found.others
+
+
+def test_gradients_that_are_no_numbers_are_those_of_backprop_if_backprop_has_them_too():
+    model, _ = lbp.linearize(nn.Sequential(nn.Tanh(), Calls(lambda z: z * float("nan"))), "linear")
+    assert not audit(model, X).differs
+
+
+def test_calls_of_other_threads_are_not_counted():
+    busy, _ = lbp.linearize(nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
+    stop = threading.Event()
+
+    def work():
+        while not stop.is_set():
+            busy(X)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    try:
+        model, _ = lbp.linearize(nn.Sequential(nn.Linear(6, 6), nn.Tanh()))
+        assert [audit(model, X).reached for _ in range(5)] == [{"1": 1}] * 5
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_an_output_without_tensors_is_told():
+    class Plain(Calls):
+        def forward(self, x):
+            return object()
+
+    model, _ = lbp.linearize(nn.Sequential(nn.Tanh(), Plain(None)))
+    with pytest.raises(LbpError, match="returns a object in which no tensor is found"):
+        audit(model, X)
+
+
+def test_a_class_that_was_not_chosen_is_not_said_to_be_taken():
+    class Quick(nn.Module):
+        def forward(self, z):
+            return z * torch.sigmoid(1.702 * z)
+
+    model = nn.Sequential(nn.Linear(6, 6), Quick(), nn.Tanh())
+    _, report = lbp.linearize(model, where=nn.Tanh, example=X)
+    assert report.by_behaviour == ()
+    assert report.left["1"] == "Quick, not chosen"

@@ -181,3 +181,12 @@ def test_what_cannot_be_registered_is_told_in_one_line(module, function, argumen
         lbp.register_activation(module, function, arguments=arguments)
     assert "\n" not in str(error.value)
     assert list(activation_modules(nn.Linear(2, 2))) == []
+
+
+def test_a_function_without_a_signature_is_told():
+    class Erf(nn.Module):
+        def forward(self, z):
+            return torch.erf(z)
+
+    with pytest.raises(LbpError, match="the function of Erf cannot be called with the pre-activat"):
+        lbp.register_activation(Erf, torch.erf)

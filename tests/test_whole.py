@@ -249,3 +249,61 @@ def test_models_of_other_packages(name):
         assert found.differs
         assert found.remaining == ()
     assert sum(modules.reached.values()) <= sum(block.reached.values())
+
+
+class Overwrites(nn.Module):
+    """A swish that overwrites its input, as timm's does."""
+
+    def __init__(self, inplace=True):
+        super().__init__()
+        self.inplace = inplace
+
+    def forward(self, z):
+        share = torch.sigmoid(z)
+        return z.mul_(share) if self.inplace else z * share
+
+
+@pytest.mark.parametrize("rule", ["linear", "as-printed", "leaky"])
+@pytest.mark.parametrize("block", [False, True])
+def test_a_unit_that_overwrites_its_input_still_does(rule, block):
+    z = torch.linspace(-2, 2, 5, dtype=torch.float64)
+    g = torch.linspace(1, 3, 5, dtype=torch.float64)
+    results = []
+    for inplace in (True, False):  # and its gradient is that of the one that does not
+        unit, options = Overwrites(inplace), {"also": [Overwrites]}
+        leaf = z.clone().requires_grad_()
+        read = leaf * 1
+        if block:
+            with lbp.backward_rule(rule, **options):
+                out = unit(read)
+        else:
+            out = lbp.linearize(unit, rule, **options)[0](read)
+        assert torch.equal(out, z * torch.sigmoid(z))
+        assert torch.equal(read, out if inplace else z)
+        results.append(torch.autograd.grad(out, leaf, g)[0])
+    torch.testing.assert_close(*results)
+
+
+def test_a_unit_that_only_says_that_it_overwrites_its_input_does_not():
+    class Says(Overwrites):
+        def forward(self, z):
+            return z * torch.sigmoid(z)
+
+    z = torch.randn(5)
+    read = z.clone()
+    out = lbp.linearize(Says(), also=[Says])[0](read)
+    assert torch.equal(read, z)
+    assert torch.equal(out, z * torch.sigmoid(z))
+
+
+def test_a_unit_that_returns_its_input_may_be_overwritten():
+    class Same(nn.Module):
+        def forward(self, z):
+            return z
+
+    layer = nn.Linear(3, 3)
+    model, _ = lbp.linearize(nn.Sequential(layer, Same()), also=[Same])
+    out = model(torch.ones(2, 3))
+    out += 1
+    out.sum().backward()
+    assert torch.equal(layer.bias.grad, torch.full((3,), 2.0))

@@ -113,3 +113,8 @@ def _transformer(name: str) -> Built:
     config = getattr(transformers, f"{kind}Config")(**changes, attn_implementation="eager")
     model = getattr(transformers, f"{kind}Model")(config)
     return model, (), {"input_ids": torch.randint(1, 50, (2, 7))}
+
+
+def twice_tanh(z: torch.Tensor) -> torch.Tensor:
+    """A function that TorchScript can compile."""
+    return torch.tanh(z) * 2

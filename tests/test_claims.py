@@ -8,7 +8,16 @@ import yaml
 
 from lbp.errors import LbpError
 from lbp.experiments import EXPERIMENTS, claims, cost, fig1_synthetic, fig4_sweep, paper
-from lbp.experiments.claims import BEGUN, NOT_REPRODUCED, NOT_RUN, REPRODUCED, UNTOLD, Claim, judge
+from lbp.experiments.claims import (
+    BEGUN,
+    NOT_REPRODUCED,
+    NOT_RUN,
+    REPRODUCED,
+    UNTOLD,
+    Claim,
+    Verdict,
+    judge,
+)
 from lbp.experiments.numbers import Estimate, Measure
 from lbp.experiments.scales import NARROW, PAPER
 from lbp.experiments.table import Badge
@@ -68,10 +77,6 @@ def test_the_number_found_has_a_unit():
     assert judge(CLAIM, {"paper": {"m": Measure(1.234, 1, 30)}}).found == "1.23 points"
     assert judge(CLAIM, {"paper": {"m": Measure(math.nan, 1, 30)}}).found == "-"
     assert judge(CLAIM, {}).found == "-"
-    bounds = [
-        claims.bounds(replace(CLAIM, **b)) for b in ({}, {"low": -math.inf}, {"high": math.inf})
-    ]
-    assert bounds == ["1 to 2 points", "at most 2 points", "at least 1 points"]
 
 
 def test_the_table_of_verdicts_has_a_row_for_each():
@@ -94,8 +99,8 @@ def test_a_claim_of_another_paper_names_it_where_it_stands():
     assert not CLAIM.is_of_another_paper
     assert CLAIM.is_of_the_paper
     assert not replace(CLAIM, kind="control").is_of_the_paper
-    papers = [row[1] for row in claims.tests_table().rows]
-    assert set(papers) == set(claims.WORKS.values())
+    control = replace(CLAIM, kind="control")
+    assert claims.table([judge(control, {})]).rows[0][0] == "this book's control"
 
 
 def test_the_file_of_claims_is_whole():
@@ -225,6 +230,33 @@ def test_the_papers_claims_are_counted_without_the_controls():
     assert only.startswith(f"**{texts['claims']} {NOT_RUN}**: ")
 
 
+def test_names_say_where_the_claims_were_decided():
+    def verdict(name, where):
+        return Verdict(replace(CLAIM, name=name), REPRODUCED, 1.0, where)
+
+    wide, narrow = PAPER.where, NARROW.where
+    judged = [verdict("a", wide), verdict("b", narrow), verdict("c", wide)]
+    names = claims.texts(judged)[f"names {REPRODUCED}"]
+    assert names == f"2 {wide} (a; c), 1 {narrow} (b)"
+    assert claims.texts(judged[:1])[f"names {REPRODUCED}"] == f"1 {wide} (a)"
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "unit", "text"),
+    [
+        (1.0, math.inf, "points", "at least 1 point"),
+        (-math.inf, 2.0, "points", "at most 2 points"),
+        (0.0, 1.0, "points", "0 to 1 point"),
+        (2.0, math.inf, "times", "at least 2 times"),
+        (1.0, math.inf, "times", "at least 1.0 times"),
+        (50.0, 50.0, "of 50", "exactly 50 of 50"),
+        (-3.0, 3.0, "", "-3 to 3"),
+    ],
+)
+def test_bounds_in_words(low, high, unit, text):
+    assert claims.bounds(replace(CLAIM, low=low, high=high, unit=unit)) == text
+
+
 def test_an_empty_store_is_read_and_left_alone(tmp_path):
     store = Store(tmp_path / "none")
     rows = claims.runs_table(store).rows
@@ -243,6 +275,17 @@ def test_the_runs_that_are_counted_are_the_projects(clone):
     ]
 
 
+def test_runs_that_were_repeated_are_counted(tmp_path):
+    store = Store(tmp_path)
+    assert claims.seeds(store)["claims seeds"].startswith("No run in a narrow network has been")
+    runs = [g.config for g in EXPERIMENTS["fig2_vgg19_tanh"].goals(NARROW)]
+    for run in [r for r in runs if r.rule == "bp" or r.seed == 0]:
+        store.put(toys.record(run, [60.0]))
+    assert claims.seeds(store)["claims seeds"].startswith(
+        "1 of the 2 runs in a narrow network has been"
+    )
+
+
 def test_a_curve_of_the_sweep_is_pieced_together():
     large, small = (paper.sweep_curve(1e-4, l2, "linear") for l2 in (0.1, 1e-3))
     assert large.epochs == sorted(set(large.epochs))
@@ -254,6 +297,19 @@ def test_a_curve_of_the_sweep_is_pieced_together():
         paper.sweep_curve(1e-3, 0.1, "bp")
     with pytest.raises(LbpError, match="no curve of the rule 'as-printed'"):
         paper.sweep_curve(1e-4, 0.1, "as-printed")
+
+
+def test_a_curve_of_the_sweep_has_a_shared_part_and_one_of_its_own():
+    for rule in ("bp", "linear"):
+        parts = [paper.sweep_parts(1e-4, l2, rule) for l2 in (0.1, 1e-6)]
+        assert parts[0][0] == parts[1][0]
+        assert parts[0][1] != parts[1][1]
+        for l2, (shared, own) in zip((0.1, 1e-6), parts, strict=True):
+            whole = paper.sweep_curve(1e-4, l2, rule)
+            assert shared.epochs + own.epochs[1:] == whole.epochs
+            assert shared.mid + own.mid[1:] == whole.mid
+            assert own.epochs[0] == shared.epochs[-1]
+        assert paper.sweep_parts(1e-5, 0.1, rule) == (paper.sweep_curve(1e-5, 0.1, rule), None)
 
 
 def test_the_papers_curves():

@@ -169,7 +169,7 @@ def test_figure_3_by_hand():
 
     measured = fig3_relu.measures(results_of("fig3_relu", errors))
     for name, window in windows(measured).items():
-        final = (10, 10) if name == "relu_gain_bp" else (1, 10)
+        final = (10, 10) if name == "relu_gain_bp" or name.endswith("final") else (1, 10)
         assert window == ((6, 10) if "sd" in name else final), name
     found = values(measured)
     assert found["best_gap"] == pytest.approx(0)
@@ -178,6 +178,7 @@ def test_figure_3_by_hand():
     assert found["relu_sd_ratio"] == pytest.approx(2)
     assert found["relu_best_gap"] == pytest.approx(0)
     assert found["relu_gain_bp"] == pytest.approx(3 - 4)  # the last errors are 43 and 44
+    assert found["relu_bp_final"] == pytest.approx(100 - 44)
 
 
 def test_figure_4_by_hand():
@@ -584,7 +585,7 @@ def test_the_premise_by_hand():
     assert "Under Backprop, no run in a narrow network has a layer with half" in answer
     shares["linear"] = 0.8  # half of it, and the 0.2 more of a small weight decay, at epoch 10
     results = replace(empty, records={g.config: record(g) for g in empty.goals})
-    assert premise.measures(results)["linear_gain_saturated"] == Measure(pytest.approx(30), 1, 60)
+    assert premise.measures(results)["linear_gain_saturated"] == Measure(pytest.approx(30), 10, 60)
     assert premise.measures(empty) == {}
     (row, *_) = premise.table([results]).rows
     assert row[1:] == ["60", "0.1", "20", "20", "40.0", "+0.0", "-15.0"]

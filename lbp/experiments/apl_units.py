@@ -64,7 +64,7 @@ SCALES: Mapping[str, Scale] = {
         note=(
             "Narrow network: every layer has a quarter of the source's channels or units, initial "
             "weights of all layers but the first are twice as large, and a run has 15 epochs. "
-            "Nothing else is changed: all of CIFAR-10, in batches of 100."
+            "The rest is as at full scale: all of CIFAR-10, in batches of 100."
         ),
         changes={"width": 1 / 4},
         most_epochs=15,

@@ -5,8 +5,9 @@ must lie for the claim to count as reproduced, and how many epochs the test need
 """
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal, get_args, get_type_hints
 
@@ -113,7 +114,9 @@ class Claim:
 
     @property
     def place(self) -> str:
-        """The section, after the name of a paper that the book is not about."""
+        """The section, after the name of a paper that the book is not about; or whose control."""
+        if self.kind == "control":
+            return "this book's control"
         return self.section if self.work == THE_PAPER else f"{WORKS[self.work]}, {self.section}"
 
 
@@ -303,12 +306,21 @@ def answers(judged: Sequence[Verdict]) -> list[str]:
 
 def bounds(claim: Claim) -> str:
     """Return a claim's bounds in words."""
-    unit = f" {claim.unit}" if claim.unit else ""
+    if claim.low == claim.high:
+        return f"exactly {_with_unit(claim.low, claim)}"
     if claim.low == -math.inf:
-        return f"at most {claim.high:g}{unit}"
+        return f"at most {_with_unit(claim.high, claim)}"
     if claim.high == math.inf:
-        return f"at least {claim.low:g}{unit}"
-    return f"{claim.low:g} to {claim.high:g}{unit}"
+        return f"at least {_with_unit(claim.low, claim)}"
+    return f"{claim.low:g} to {_with_unit(claim.high, claim)}"
+
+
+def _with_unit(value: float, claim: Claim) -> str:
+    """Return a number with the claim's unit; of one point it is the singular."""
+    if abs(value) == 1 and claim.unit == "points":
+        return f"{value:g} point"
+    form = ".1f" if value == 1 and claim.unit.startswith("times") else "g"
+    return f"{value:{form}} {claim.unit}".strip()
 
 
 def tests_table() -> Table:
@@ -316,15 +328,14 @@ def tests_table() -> Table:
     rows = [
         [
             claim.name,
-            WORKS[claim.work],
-            claim.section,
+            claim.place,
             claim.tested,
             claim.epochs or "-",
             bounds(claim),
         ]
         for claim in load()
     ]
-    columns = ["claim", "paper", "section", "test", "epochs", "reproduced if"]
+    columns = ["claim", "place", "test", "epochs", "reproduced if"]
     return Table("How each claim is tested.", columns, rows)
 
 
@@ -344,6 +355,21 @@ def runs_table(store: Store | None = None) -> Table:
     return Table(caption, columns, rows)
 
 
+def seeds(store: Store | None = None) -> dict[str, str]:
+    """Return, by name, a sentence on how many narrow runs have been repeated with another seed."""
+    trained = {run for stem in EXPERIMENTS for run in recorded(stem, NARROW, store).records}
+    counts = Counter(replace(run, seed=0) for run in trained)
+    repeated = sum(count > 1 for count in counts.values())
+    some = f"{repeated} of the {len(counts)} runs" if repeated else "No run"
+    has = "has" if repeated < 2 else "have"
+    return {
+        "claims seeds": (
+            f"{some} {NARROW.where} {has} been repeated with another seed: a difference of a few "
+            "points may be chance."
+        )
+    }
+
+
 def _measured(name: str) -> str:
     return f"{len(cost.recorded(name))} of {len(cost.DEVICES[name].cases)} measured"
 
@@ -353,6 +379,16 @@ def texts(judged: Sequence[Verdict]) -> dict[str, str]:
     words = [verdict.word for verdict in judged if verdict.claim.is_of_the_paper]
     found = {f"claims {word}": str(words.count(word)) for word in WORDS}
     for word in WORDS:
-        names = [v.claim.name for v in judged if v.claim.is_of_the_paper and v.word == word]
-        found[f"names {word}"] = "; ".join(names) or "none"
+        found[f"names {word}"] = _names([v for v in judged if v.word == word])
     return found | {"claims": str(len(words))}
+
+
+def _names(judged: Sequence[Verdict]) -> str:
+    """List the paper's claims among verdicts, by the place that decided if one did."""
+    names: dict[str, list[str]] = {}
+    for verdict in judged:
+        if verdict.claim.is_of_the_paper:
+            names.setdefault(verdict.where, []).append(verdict.claim.name)
+    if set(names) <= {""}:
+        return "; ".join(names.get("", ["none"]))
+    return ", ".join(f"{len(here)} {where} ({'; '.join(here)})" for where, here in names.items())

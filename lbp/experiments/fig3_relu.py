@@ -25,7 +25,7 @@ from lbp.experiments.numbers import (
 from lbp.experiments.panels import Panel, draw_panels, rule_line, to_draw
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
-from lbp.experiments.style import LABELS
+from lbp.experiments.style import ACTIVATIONS, LABELS
 from lbp.experiments.table import Table
 from lbp.lab.run import Goal
 
@@ -79,6 +79,7 @@ def measures(results: Results) -> Measures:
     for name in NAMES:
         key = "_".join(name)
         found[f"{key}_best"] = Measure(best[name], 1, epochs)
+        found[f"{key}_final"] = Measure(final[name], *last_tenth(epochs))
         found[f"{key}_sd"] = Measure(sd[name], *half)
         found[f"{key}_distance"] = Measure(away[name], 1, epochs)
     return found
@@ -116,7 +117,7 @@ def table(found: Sequence[Results]) -> Table:
                 deviations = [epoch_to_epoch_sd(record, epochs) for record in records]
                 finals = [final_accuracy(record, epochs) for record in records]
                 cells = [str(interval(finals)), str(interval(deviations))]
-            label = f"{'ReLU' if activation == 'relu' else 'tanh'}, {LABELS[rule]}"
+            label = f"{ACTIVATIONS[activation]}, {LABELS[rule]}"
             rows.append([f"{label}, {results.scale.title}", str(epochs), *cells])
     return Table(
         "Means over the seeds with their 95 % confidence intervals (Student's t). Final accuracy "
@@ -135,11 +136,18 @@ def answer(results: Results) -> str:
         return results.undecided
     gap, sd, own = (numbers[name] for name in ("best_gap", "sd_ratio", "relu_sd_ratio"))
     gain = numbers["relu_gain_bp"]
+    ends, bests = (
+        [numbers[f"relu_{rule}_{at}"].value for rule in ("bp", "linear")]
+        for at in ("final", "best")
+    )
     side, end = ("above" if value > 0 else "below" for value in (gap.value, gain.value))
     return (
         f"After {counted(gap.last)} {where}, the best epoch of Backprop with ReLU is "
         f"{abs(gap.value):.1f} points {side} that of Linear Backprop with tanh. From epoch to "
         f"epoch it varies {number(sd.value)} times as much as Linear Backprop with tanh and "
         f"{number(own.value)} times as much as Linear Backprop with ReLU. Under Backprop, the "
-        f"network with ReLU ends {abs(gain.value):.1f} points {end} the one with tanh."
+        f"network with ReLU ends {abs(gain.value):.1f} points {end} the one with tanh. With ReLU, "
+        f"Backprop ends at {ends[0]:.1f} % and Linear Backprop at {ends[1]:.1f} %; at their best "
+        f"epochs they have {bests[0]:.1f} % and {bests[1]:.1f} %. A best epoch is the higher the "
+        "more a curve varies."
     )

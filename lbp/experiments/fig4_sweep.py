@@ -45,6 +45,7 @@ QUESTION = (
 )
 
 EARLY = 20  # "early in learning", in epochs
+EVERY = "every weight decay"  # where the curves of the paper lie on each other
 LARGEST_DECAY = max(WEIGHT_DECAYS)
 # From light to dark, in steps that colour-blind readers can tell apart and order.
 _SHADES = plt.get_cmap("viridis_r")(np.linspace(0.12, 1, len(WEIGHT_DECAYS)))
@@ -132,24 +133,31 @@ def draw(found: Sequence[Results]) -> Figure:
     bar = figure.colorbar(scale, ax=figure.axes, ticks=range(len(WEIGHT_DECAYS)), aspect=40)
     bar.set_ticklabels([written(l2) for l2 in sorted(WEIGHT_DECAYS)])
     bar.set_label("weight decay (dimensionless)")
-    ours = Line2D([], [], linestyle="-", color="black")
-    theirs = Line2D([], [], linestyle="--", color="black")
-    names = ["this book", "the paper"]
-    figure.legend([ours, theirs], names, loc="outside lower center", ncols=2, fontsize=9)
+    colour = DECAY_COLOURS[LARGEST_DECAY]
+    looks = {
+        "this book": Line2D([], [], linestyle="-", color=colour),
+        "the paper": Line2D([], [], linestyle="--", color=colour),
+        f"the paper, {EVERY}": Line2D([], [], linestyle="--", color="black"),
+    }
+    figure.legend(looks.values(), looks.keys(), loc="outside lower center", ncols=3, fontsize=9)
     return figure
 
 
 def _panel(results: Results, rule: str, lr: float) -> Panel:
+    in_paper = lr in paper.SHOWN_RATES
     lines = []
+    if in_paper:
+        shared, _ = paper.sweep_parts(lr, LARGEST_DECAY, rule)
+        lines.append(Line(EVERY, "k", [], shared))
     for l2 in sorted({goal.config.l2 for goal in results.goals}):
         # The paper's figure tells no more of its curves apart.
-        drawn = lr in paper.SHOWN_RATES and l2 in (LARGEST_DECAY, min(WEIGHT_DECAYS))
-        curve = paper.sweep_curve(lr, l2, rule) if drawn else None
+        drawn = in_paper and l2 in (LARGEST_DECAY, min(WEIGHT_DECAYS))
+        curve = paper.sweep_parts(lr, l2, rule)[1] if drawn else None
         records = results.of(lr=lr, l2=l2, rule=rule)
         lines.append(Line(f"weight decay {written(l2)}", DECAY_COLOURS[l2], records, curve))
     epochs = max(goal.epochs for goal in results.goals)
     title = f"{LABELS[rule]}, learning rate {written(lr)}\n({results.scale.title})"
-    return Panel(title, lines, epochs)
+    return Panel(title, lines, epochs, beside=max(map(len, results.of()), default=0))
 
 
 def table(results: Results) -> Table:

@@ -126,8 +126,9 @@ def runs_table(found: Sequence[Results], notes: Mapping[str, str] | None = None)
 def _trained(records: Sequence[Record]) -> str:
     if not records:
         return "-"
-    hours = sum(record.seconds for record in records) / 3600
-    devices = sorted({s.origin.device for record in records for s in record.stretches})
+    origins = [stretch.origin for record in records for stretch in record.stretches]
+    hours = sum(origin.seconds for origin in origins) / 3600
+    devices = sorted({origin.device for origin in origins})
     return f"{hours:.1f} h on {'; '.join(devices)}"
 
 

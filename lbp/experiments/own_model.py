@@ -104,20 +104,24 @@ def tuning_table(grid: Results) -> Table:
                     f"{written(best.config.lr)}" if best else "-",
                     number(final_accuracy(best, epochs) if best else None),
                     str(epochs) if best else "-",
-                    ", ".join(f"{written(r.config.lr)}" for r in records if r.diverged) or "none",
+                    ", ".join(written(r.config.lr) for r in compared) or "-",
+                    ", ".join(written(r.config.lr) for r in records if r.diverged) or "-",
                 ]
             )
     return Table(
         f"VGG19 with tanh {grid.scale.where}, learning rates from 1e-5 to 0.1 as far as they were "
         "run.",
-        ["run", "best learning rate", "its final accuracy (%)", "epochs", "rates that diverge"],
+        [
+            *("run", "best learning rate", "its final accuracy (%)", "epochs"),
+            *("learning rates compared", "those that diverged"),
+        ],
         rows,
     )
 
 
 def best_scale(found: Sequence[Results]) -> Results:
-    """Return the results at the first scale that has any, else those at the last one."""
-    return next((results for results in found if results.records), found[-1])
+    """Return the results at the scale with the longest run, else those at the first one."""
+    return max(found, key=lambda results: max(map(len, results.records.values()), default=0))
 
 
 def audit_table(found: Audit) -> Table:

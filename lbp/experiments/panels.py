@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from lbp.experiments.paper import PaperCurve
 from lbp.experiments.results import Results, with_records
-from lbp.experiments.style import COLOURS, LABELS, label_epochs
+from lbp.experiments.style import ACTIVATIONS, COLOURS, LABELS, label_epochs
 from lbp.lab.record import Record
 
 
@@ -36,11 +36,20 @@ class Line:
 
 @dataclass(frozen=True)
 class Panel:
-    """A panel of curves, and how many epochs its runs are to have."""
+    """A panel of curves.
+
+    Attributes:
+        title: Its title.
+        lines: Its curves.
+        epochs: How many epochs its runs are to have.
+        beside: The longest run of the panels that are to be compared, so that their axes are alike;
+            by default that of this panel.
+    """
 
     title: str
     lines: Sequence[Line]
     epochs: int
+    beside: int = 0
 
     @property
     def lengths(self) -> list[int]:
@@ -52,15 +61,19 @@ class Panel:
         """How many epochs the longest run of the panel has."""
         return max(self.lengths, default=0)
 
+    @property
+    def last(self) -> float:
+        """Where the axis of epochs ends: the beginning of long runs fills the panel."""
+        longest = max(self.there, self.beside)
+        return self.epochs if longest in (0, self.epochs) else max(5.0, 1.2 * longest)
+
 
 def rule_line(results: Results, name: tuple[str, str], paper: Mapping[str, PaperCurve]) -> Line:
     """Return the line of a combination of activation and rule, with the paper's curve of it."""
     activation, rule = name
     records = results.of(activation=activation, rule=rule)
-    shown = {"tanh": "tanh", "relu": "ReLU"}[activation]
-    return Line(
-        f"{shown}, {LABELS[rule]}", COLOURS[rule], records, paper.get(f"{activation}, {rule}")
-    )
+    label = f"{ACTIVATIONS[activation]}, {LABELS[rule]}"
+    return Line(label, COLOURS[rule], records, paper.get(f"{activation}, {rule}"))
 
 
 def to_draw(found: Sequence[Results]) -> Sequence[Results]:
@@ -107,12 +120,10 @@ def draw_panels(
 
 
 def _draw_panel(axes: Axes, panel: Panel) -> None:
-    # The beginning of long runs fills the panel; what the paper shows of it is drawn beside it.
-    last = panel.epochs if panel.there in (0, panel.epochs) else max(5.0, 1.2 * panel.there)
     for line in panel.lines:
         if line.paper is not None:
             name = line.paper_label or line.label
-            _draw_paper(axes, line.paper, line.colour, f"{name}: the paper", until=last)
+            _draw_paper(axes, line.paper, line.colour, f"{name}: the paper", until=panel.last)
         for index, record in enumerate(line.records):
             seeds = f" ({len(line.records)} seeds)" if len(line.records) > 1 else ""
             label = f"{line.label}: this book{seeds}" if index == 0 else None
@@ -143,7 +154,7 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.text(0.98, 0.02, text, ha="right", va="bottom", transform=place, fontsize=9)
     axes.set_title(panel.title)
     label_epochs(axes)
-    axes.set_xlim(0, last * 1.02)
+    axes.set_xlim(0, panel.last * 1.02)
 
 
 def _range(grid: np.ndarray) -> tuple[float, float]:

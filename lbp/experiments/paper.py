@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import math
 from dataclasses import dataclass, field
 
 from lbp.errors import LbpError, check_choice
@@ -18,6 +19,12 @@ class PaperCurve:
     low: list[float] = field(default_factory=list)
     mid: list[float] = field(default_factory=list)
     high: list[float] = field(default_factory=list)
+
+    def between(self, first: float, last: float) -> "PaperCurve":
+        """Return its points from epoch `first` to epoch `last`, both included."""
+        inside = [index for index, epoch in enumerate(self.epochs) if first <= epoch <= last]
+        columns = (self.epochs, self.low, self.mid, self.high)
+        return PaperCurve(*([column[index] for index in inside] for column in columns))
 
 
 @functools.cache
@@ -69,8 +76,7 @@ def sweep_curve(lr: float, l2: float, rule: str) -> PaperCurve:
     Raises:
         LbpError: If the paper's figure has no such curve.
     """
-    check_choice("learning rate of Figure 4", lr, SHOWN_RATES)
-    panel = curves(4, f"lr {'1e-4' if lr == 1e-4 else '1e-5'}")
+    panel = _sweep_panel(lr)
     ours = "l2 0.1" if l2 == 0.1 else "l2 <= 0.01"
     parts = [panel[name] for part in ("all l2", ours) if (name := f"tanh, {rule}, {part}") in panel]
     if not parts:
@@ -84,3 +90,24 @@ def sweep_curve(lr: float, l2: float, rule: str) -> PaperCurve:
     epochs = sorted(points)
     low, mid, high = (list(values) for values in zip(*(points[e] for e in epochs), strict=True))
     return PaperCurve(epochs, low, mid, high)
+
+
+def sweep_parts(lr: float, l2: float, rule: str) -> tuple[PaperCurve, PaperCurve | None]:
+    """Return `sweep_curve` in two: as far as it is that of every weight decay, and from there on.
+
+    The second is None where the figure tells no weight decays apart.
+    """
+    panel = _sweep_panel(lr)
+    whole = sweep_curve(lr, l2, rule)
+    apart = [
+        curve.epochs[0] for name, curve in panel.items() if name.startswith(f"tanh, {rule}, l2")
+    ]
+    if not apart:
+        return whole, None
+    shared = max(epoch for epoch in whole.epochs if epoch < min(apart))
+    return whole.between(0, shared), whole.between(shared, math.inf)
+
+
+def _sweep_panel(lr: float) -> dict[str, PaperCurve]:
+    check_choice("learning rate of Figure 4", lr, SHOWN_RATES)
+    return curves(4, f"lr {'1e-4' if lr == 1e-4 else '1e-5'}")

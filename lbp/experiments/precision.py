@@ -31,6 +31,7 @@ PLACE = "a control that the paper does not run"
 QUESTION = "Does training in bfloat16 change the curves?"
 
 PRECISIONS = get_args(get_type_hints(RunConfig)["precision"])
+NAMES = {"float32": "float32", "bf16": "bfloat16"}
 PAIR = (1e-4, 1e-1)  # the learning rate and weight decay of Figure 4's best curve
 
 
@@ -98,7 +99,7 @@ def draw(found: Sequence[Results]) -> Figure | None:
             for precision in PRECISIONS:
                 line = ":" if precision == "bf16" else "-"
                 records = results.of(rule=rule, precision=precision)
-                label = f"{LABELS[rule]}, {precision}{'' if records else ': not yet run'}"
+                label = f"{LABELS[rule]}, {NAMES[precision]}{'' if records else ': not yet run'}"
                 axes.plot([], [], line, color=COLOURS[rule], label=label)
                 for record in records:
                     epochs = [row.epoch for row in record.epochs]
@@ -106,8 +107,9 @@ def draw(found: Sequence[Results]) -> Figure | None:
         axes.set_title(f"VGG19 with tanh\n({results.scale.title})")
         label_epochs(axes)
         axes.set_xlim(left=0)
-        axes.legend(loc="upper left", fontsize=9)
     panels[0][0].set_ylabel("test accuracy (%)")
+    handles, labels = panels[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
 

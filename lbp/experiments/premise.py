@@ -77,20 +77,30 @@ def train_accuracy(record: Record, first: int, last: int) -> float:
     return float(np.mean([row.train_accuracy for row in record.epochs[first - 1 : last]]))
 
 
-def gain_when_saturated(record: Record) -> float:
-    """Return how much training accuracy rises once a layer has half of its units saturated.
+def saturated_from(record: Record) -> int | None:
+    """Return the first epoch after which a layer is seen with half of its units saturated.
 
-    In points, up to the last tenth of the run. NaN where no layer comes so far before the last
-    tenth, where less than 10 points are left to learn, and for a run that diverged.
+    None where no layer comes so far before the last tenth, where less than 10 points are left to
+    learn by then, and for a run that diverged.
     """
     first, last = last_tenth(len(record))
     start = next(
         (g.epoch for g in record.layers if g.epoch and max(g.saturated) >= SATURATED), last
     )
-    before = train_accuracy(record, start, start)
-    if record.diverged or start >= first or before > 100 - LEFT:
+    if record.diverged or start >= first or train_accuracy(record, start, start) > 100 - LEFT:
+        return None
+    return start
+
+
+def gain_when_saturated(record: Record) -> float:
+    """Return how much training accuracy rises once a layer has half of its units saturated.
+
+    In points, from the epoch of `saturated_from` to the last tenth of the run; NaN without one.
+    """
+    start = saturated_from(record)
+    if start is None:
         return math.nan
-    return train_accuracy(record, first, last) - before
+    return train_accuracy(record, *last_tenth(len(record))) - train_accuracy(record, start, start)
 
 
 def late_gain(record: Record) -> float:
@@ -142,10 +152,11 @@ def measures(results: Results) -> Measures:
         records = long_enough(r for (*_, of_rule), r in going.items() if of_rule == rule)
         if records:
             epochs = common_epochs(records)
-            gains = [gain_when_saturated(record.until(epochs)) for record in records]
-            known = [gain for gain in gains if not math.isnan(gain)]
-            mean = float(np.mean(known)) if known else math.nan
-            found[f"{rule}_gain_saturated"] = Measure(mean, 1, epochs)
+            cut = [record.until(epochs) for record in records]
+            starts = [start for record in cut if (start := saturated_from(record))]
+            gains = [gain_when_saturated(record) for record in cut if saturated_from(record)]
+            mean = float(np.mean(gains)) if gains else math.nan
+            found[f"{rule}_gain_saturated"] = Measure(mean, min(starts, default=1), epochs)
     of_one_rate = [
         r for (lr, _, rule), r in going.items() if (lr, rule) == (LEARNING_RATE, "linear")
     ]
@@ -276,8 +287,10 @@ def answer(results: Results) -> str:
     for rule in RULES:
         if gain := known.get(f"{rule}_gain_saturated"):
             parts.append(
-                f"Once half of the units of a layer are saturated, training accuracy changes by "
-                f"{gain.value:+z.1f} points under {LABELS[rule]}, up to epoch {gain.last} {where}."
+                f"Under {LABELS[rule]}, a run first has half of a layer's units saturated after "
+                f"epoch {gain.first}; from there to the last tenth of {counted(gain.last)}, "
+                f"training accuracy changes by {gain.value:+z.1f} points, on average over such "
+                f"runs {where}."
             )
         elif f"{rule}_gain_saturated" in numbers:
             parts.append(

@@ -16,7 +16,7 @@ from lbp.lab.record import Record
 
 TEXT = 100  # epochs, as section 1.2 says; the axis of Figure 2 goes on to 1000
 LAST_TENTH = 900
-STEEP = 10  # up to this epoch a curve is too steep to be read on an axis of 1000 epochs
+STEEP = 10  # before this epoch a curve is too steep to be read on an axis of 1000 epochs
 
 
 def at(curve: PaperCurve, epochs: Sequence[float]) -> np.ndarray:
@@ -36,8 +36,8 @@ def after_100() -> str:
         f"that of {LABELS[rule]} by {end[rule] - early[rule]:+z.1f} points" for rule in RULES
     )
     return (
-        f"From epoch {TEXT} to the last tenth of the axis, the mean of the points read there, the "
-        f"accuracy changes little: {changes}. Linear Backprop is "
+        f"From epoch {TEXT} to the last tenth of the axis (the mean of the points read there), the "
+        f"accuracy changes: {changes}. Linear Backprop is "
         f"{early['linear'] - early['bp']:.1f} points ahead at epoch {TEXT}, and "
         f"{end['linear'] - end['bp']:.1f} points at the end."
     )
@@ -47,7 +47,7 @@ def two_figures() -> str:
     """Say why Backprop is ahead at first in Figure 2, and Linear Backprop in Figure 4."""
     long = paper.curves(2)
     (bp_rate, decay), (linear_rate, _) = (PAIRS["tanh", rule] for rule in RULES)
-    epochs = [e for e in long["tanh, bp"].epochs if e <= 30]
+    epochs = [e for e in long["tanh, bp"].epochs if STEEP <= e <= 30]
     lead = at(long["tanh, bp"], epochs) - at(long["tanh, linear"], epochs)
     behind = {
         lr: at(paper.sweep_curve(lr, decay, "linear"), epochs)
@@ -65,9 +65,9 @@ def two_figures() -> str:
         f"a panel of Figure 4 has one for both rules. From epoch {shared[0]:g} to {shared[-1]:g}, "
         f"Linear Backprop of Figure 2 is at most {near:.1f} points from its curve of Figure 4 at "
         f"{written(linear_rate)} with the weight decay {written(decay)}, while Backprop is "
-        f"{_span(above)} points above its own. (Earlier, the curves of Figure 2 are too steep "
-        "to be read.) So Backprop of Figure 2 probably has a larger learning rate, and the only "
-        f"larger one of the grid is {written(bp_rate)}."
+        f"{_span(above)} points above its own. (Before epoch {STEEP}, the curves of Figure 2 are "
+        "too steep to be read.) So Backprop of Figure 2 probably has a larger learning rate, and "
+        f"the only larger one of the grid is {written(bp_rate)}."
     )
 
 

@@ -209,7 +209,7 @@ def draw(results: Results) -> Figure | None:
     axes.set_ylim(len(ranked) + 0.5, -0.5)
     axes.set_xlim(left=0)
     axes.set_xlabel("test accuracy after the first epoch (%)")
-    axes.set_title(f"The paper's recipe, told by its first epoch ({results.scale.title})")
+    axes.set_title(f"Recipes after one epoch, below the paper's curves ({results.scale.title})")
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
 
@@ -234,7 +234,7 @@ def answer(results: Results) -> str:
     parts.append(
         f"Excluded, being further away than the nearest by more than twice that: {names}."
         if names
-        else "No recipe is further away than the nearest by more than twice that."
+        else "No recipe is further from the nearest than twice that, so one epoch excludes none."
     )
     if nearest == OWN:
         parts.append("This book trains with the nearest one.")

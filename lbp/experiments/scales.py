@@ -60,7 +60,7 @@ NARROW = Scale(
     title="narrow network",
     note=(
         "Narrow network: every layer has an eighth of the paper's channels, and a run at most 100 "
-        "epochs. Nothing else is changed: all of CIFAR-10, in batches of 128."
+        "epochs. The rest is as at full scale: all of CIFAR-10, in batches of 128."
     ),
     changes={"width": 1 / 8},
     most_epochs=100,

@@ -16,7 +16,7 @@ from lbp.experiments.numbers import (
 )
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
-from lbp.experiments.style import LABELS
+from lbp.experiments.style import ACTIVATIONS, LABELS
 from lbp.experiments.table import Table
 from lbp.lab.config import written
 from lbp.lab.record import Record
@@ -120,14 +120,23 @@ def measures(results: Results) -> Measures:
         own = final.get(PAIRS["tanh", rule])
         if own is not None and _has_each_rate(records):
             found[f"{rule}_shortfall"] = Measure(max(final.values()) - own, *last_tenth(epochs))
-    if records := matched(long_enough(results.of())):
-        epochs = common_epochs(records)
-        best = {
-            rule: max(final_accuracy(r, epochs) for r in records if r.config.rule == rule)
-            for rule in RULES
-        }
-        found["best_gap"] = Measure(best["linear"] - best["bp"], *last_tenth(epochs))
+    best, epochs = best_runs(results)
+    if best:
+        linear, bp = (final_accuracy(best[rule], epochs) for rule in ("linear", "bp"))
+        found["best_gap"] = Measure(linear - bp, *last_tenth(epochs))
     return found
+
+
+def best_runs(results: Results) -> tuple[dict[str, Record], int]:
+    """Return the best run of each rule over what both have, and over how many epochs.
+
+    See `matched`; no run and 0 where the rules share nothing.
+    """
+    records = matched(long_enough(results.of()))
+    epochs = common_epochs(records)
+    by_rule = {rule: [r for r in records if r.config.rule == rule] for rule in RULES}
+    accuracy = partial(final_accuracy, epochs=epochs)
+    return {rule: max(mine, key=accuracy) for rule, mine in by_rule.items() if mine}, epochs
 
 
 def matched(records: Sequence[Record]) -> list[Record]:
@@ -158,20 +167,23 @@ def table(found: Sequence[Results]) -> Table:
             goals_ = [g.config for g in results.goals]
             wanted = sum((c.activation, c.rule) == (activation, rule) for c in goals_)
             there = len(results.of(activation=activation, rule=rule))
-            label = f"{'ReLU' if activation == 'relu' else 'tanh'}, {LABELS[rule]}"
+            label = f"{ACTIVATIONS[activation]}, {LABELS[rule]}"
             row = [f"{label}, {results.scale.title}", f"{there} of {wanted}"]
             if choice := made.get((activation, rule)):
                 halves = dict.fromkeys(map(pair, choice.on_halves))
                 leak = f"{choice.leak:+z.2f}"
-                row += [f"{pair(choice.on_test)}: {choice.reported:.1f}"]
+                row += [str(choice.epochs), f"{pair(choice.on_test)}: {choice.reported:.1f}"]
                 row += [f"{'; '.join(halves)}: {choice.judged:.1f}", leak]
             else:
-                row += ["-"] * 3
+                row += ["-"] * 4
             rows.append(row)
     return Table(
         "The best learning rate and weight decay, and the accuracy in percent: chosen and judged "
         "on the whole test set, as in the paper; and chosen on one half, judged on the other.",
-        ["runs of", "recorded", "on the test set", "half by half", "difference (points)"],
+        [
+            *("runs of", "recorded", "epochs compared"),
+            *("on the test set", "half by half", "difference (points)"),
+        ],
         rows,
     )
 
@@ -191,8 +203,8 @@ def answer(results: Results) -> str:
         more = " or more" if len({choice.epochs for choice in made}) > 1 else ""
         parts.append(
             f"After {counted(mean.last)}{more} {where}, choosing on the test set adds "
-            f"{mean.value:+z.2f} points on average over the {len(made)} combinations that were "
-            f"run, and {numbers['leak_max'].value:+z.2f} points at most."
+            f"{mean.value:+z.2f} points on average over {len(made)} combinations of "
+            f"activation and rule, and {numbers['leak_max'].value:+z.2f} points at most."
         )
     for rule in RULES:
         if short := numbers.get(f"{rule}_shortfall"):
@@ -207,8 +219,11 @@ def answer(results: Results) -> str:
             )
     if gap := numbers.get("best_gap"):
         side = "above" if gap.value > 0 else "below"
+        best, _ = best_runs(results)
+        unit = {rule: ACTIVATIONS[record.config.activation] for rule, record in best.items()}
         parts.append(
-            f"After {counted(gap.last)} {where}, the best run of Linear Backprop is "
-            f"{abs(gap.value):.1f} points {side} that of Backprop."
+            f"After {counted(gap.last)} {where}, the best run of Linear Backprop (with "
+            f"{unit['linear']}) is {abs(gap.value):.1f} points {side} that of Backprop (with "
+            f"{unit['bp']})."
         )
     return " ".join(parts) or results.undecided

@@ -50,9 +50,9 @@ EARLY = 10  # "the start of training", in epochs; all that a narrow network is t
 NOTES = {
     NARROW.name: (
         "Narrow network: every layer of the binarized ResNet has a quarter of the paper's "
-        f"channels, every layer of VGG19 an eighth, a run has {EARLY} epochs, and the only weight "
-        f"decay is {written(WEIGHT_DECAY)}. Nothing else is changed: all of CIFAR-10, in batches "
-        "of 128."
+        f"channels and {written(WEIGHT_DECAY)} as its only weight decay, every layer of VGG19 an "
+        f"eighth, and a run has {EARLY} epochs. The rest is as at full scale: all of CIFAR-10, in "
+        "batches of 128."
     )
 }
 
@@ -285,7 +285,8 @@ def answer(results: Results) -> str:
     """Say in some sentences what the runs of a scale show."""
     numbers = measures(results)
     if "early_gap" not in numbers:
-        return results.undecided
+        begun = results.of(model=MODEL)
+        return results.undecided if begun else f"Not yet run {results.scale.where}."
     early, gain = numbers["early_gap"], numbers["error_gain"]
     first, second = ("Linear Backprop", "Backprop")[:: 1 if early.value > 0 else -1]
     order = "lower" if gain.value > 0 else "higher"

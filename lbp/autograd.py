@@ -181,10 +181,23 @@ def _out_of_place(
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
-    if learns and not rule.needs_value:
-        # PyTorch's own node gives the parameters their true gradient, and the input gets none.
-        y = call_stock(function, z.detach(), *args, **kwargs)
-        return _apply(_Joined, y, z, None, rule, 1.0)
+    if rule.inner:
+        return _handed_on(rule, rule.inner, learns, function, z, args, kwargs)
+    if learns or rule.needs_value:
+        return _beside(rule, learns, function, z, args, kwargs)
+    return _apply(_Ruled, z, _Call(rule, function, args, kwargs))
+
+
+def _handed_on(
+    rule: Rule,
+    inner: Rule,
+    learns: bool,
+    function: Callable[..., Tensor],
+    z: Tensor,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+) -> Tensor:
+    """Call the function under a rule that hands the gradient to another one."""
     trained = args, kwargs
     stock = function
     if learns:
@@ -192,38 +205,40 @@ def _out_of_place(
             function = function.fixed
         args = tuple(map(_fixed, args))
         kwargs = {name: _fixed(value) for name, value in kwargs.items()}
-    if rule.needs_value:
-        out = _from_value(rule, function, z, args, kwargs)
+    if inner.is_bp:
+        y = call_stock(function, z, *args, **kwargs)
     else:
-        out = _apply(_Ruled, z, _Call(rule, function, args, kwargs))
+        y = _out_of_place(inner, False, function, z, args, kwargs)
+    kept = rule.keep(z.detach(), y.detach()) if rule.keep else z.detach()
+    out = _apply(_Through, y, kept, rule)
     if learns:
-        # A second node of PyTorch's own gives the whole gradient of the parameter.
+        # A second node of PyTorch's own gives the parameters their true gradient. One node cannot:
+        # it would go back with two gradients.
         y = call_stock(stock, z.detach(), *trained[0], **trained[1])
         out = _apply(_Joined, y, out, None, LINEAR, 1.0)
     return out
 
 
-def _from_value(
+def _beside(
     rule: Rule,
+    learns: bool,
     function: Callable[..., Tensor],
     z: Tensor,
     args: tuple[Any, ...],
     kwargs: dict[str, Any],
 ) -> Tensor:
-    """Call the function under a rule that needs its value first; see `Rule.needs_value`."""
+    """Call the function once, with the rule beside PyTorch's own node.
+
+    That node gives the parameters their true gradient, and the input its share of the true one.
+    """
     out: Tensor
-    if rule.inner:
-        inner = rule.inner
-        if inner.is_bp:
-            y = call_stock(function, z, *args, **kwargs)
-        else:
-            y = _out_of_place(inner, False, function, z, args, kwargs)
-        kept = rule.keep(z.detach(), y.detach()) if rule.keep else z.detach()
-        out = _apply(_Through, y, kept, rule)
-    elif rule.true_share:
-        # PyTorch's own node gives the true part. It also knows the random numbers of RReLU.
-        y = call_stock(function, z, *args, **kwargs)
-        out = _apply(_Joined, y, z, None, rule, rule.true_share)
+    share = 1.0 if learns else rule.true_share
+    if rule.true_share:
+        # PyTorch's own node also knows the random numbers of RReLU. Where it has parameters, the
+        # gradient is scaled behind it, on its way to the input.
+        scaled = _apply(_Joined, z, z.detach(), None, LINEAR, rule.true_share) if learns else z
+        y = call_stock(function, scaled, *args, **kwargs)
+        out = _apply(_Joined, y, z, None, rule, share)
     elif rule.surrogate:
         y = call_stock(function, z.detach(), *args, **kwargs)
         version = None if torch.compiler.is_compiling() else z._version
@@ -244,11 +259,11 @@ def _from_value(
                 f"the function of the rule {rule.name} has no gradient: give one that PyTorch can "
                 "differentiate, without detach() and torch.no_grad()"
             )
-        out = _apply(_Joined, y, s, None, rule, 0.0)
+        out = _apply(_Joined, y, s, None, rule, share)
     else:
-        assert rule.keep is not None
         y = call_stock(function, z.detach(), *args, **kwargs)
-        out = _apply(_Joined, y, z, rule.keep(z.detach(), y), rule, 0.0)
+        kept = rule.keep(z.detach(), y.detach()) if rule.keep else None
+        out = _apply(_Joined, y, z, kept, rule, share)
     return out
 
 

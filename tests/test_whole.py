@@ -307,3 +307,32 @@ def test_a_unit_that_returns_its_input_may_be_overwritten():
     out += 1
     out.sum().backward()
     assert torch.equal(layer.bias.grad, torch.full((3,), 2.0))
+
+
+class Noisy(nn.Module):
+    """A unit with a parameter, a buffer that counts its calls, and random numbers."""
+
+    def __init__(self):
+        super().__init__()
+        self.slope = nn.Parameter(torch.tensor(0.5).double())
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, z):
+        self.calls += 1
+        return torch.where(z > 0, z, self.slope * torch.rand_like(z) * z)
+
+
+@pytest.mark.parametrize("rule", ["linear", "leaky", "approx-gelu", lbp.surrogate(torch.tanh)])
+def test_a_unit_that_learns_is_computed_once(rule):
+    z, stock = Z.clone().requires_grad_(), Noisy()
+    unit, _ = lbp.linearize(Noisy(), rule, also=[Noisy])
+    found = []
+    for each in (stock, unit):
+        torch.manual_seed(0)
+        value = each(z)
+        found.append((value, *torch.autograd.grad(value, [z, each.slope], G)))
+    assert unit.calls == 1
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[1][2], found[0][2])  # its own gradient is the true one
+    if rule == "leaky":
+        torch.testing.assert_close(found[1][1], 0.1 * G + 0.9 * found[0][1])

@@ -10,7 +10,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._compile import _disable_dynamo
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import (
+    _get_current_function_mode_stack,
+    handle_torch_function,
+    has_torch_function,
+)
+from torch.utils._device import DeviceContext
 
 from lbp.coverage import FUNCTIONS, MODULES, WHOLE, Covered
 from lbp.errors import LbpError, short
@@ -157,7 +162,7 @@ def take_whole(module: type[nn.Module]) -> Callable[..., Tensor]:
 
     @functools.wraps(stock)
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        if not torch._C._len_torch_function_stack():
+        if not _mode_is_on():
             value: Tensor = stock(self, *args, **kwargs)
             return value
         if not args:
@@ -212,6 +217,12 @@ def further(also: Iterable[type[nn.Module] | Callable[..., Tensor]]) -> Further:
     return classes, functions
 
 
+def _mode_is_on() -> bool:
+    """Whether a mode is on that may be a block: any but that of a default device."""
+    modes = _get_current_function_mode_stack()
+    return any(not isinstance(mode, DeviceContext) for mode in modes)
+
+
 def _seen_by_blocks(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """Return the function with the call by which PyTorch's own tell modes what is called."""
 
@@ -220,7 +231,7 @@ def _seen_by_blocks(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # Dynamo does not count modes here. Inside a block it leaves this call to Python: the graph
         # is broken, and with `fullgraph=True` that is an error. (`torch.compiler.disable` does the
         # same, but loads the compiler at once: seconds.)
-        if torch.compiler.is_compiling() and torch._C._len_torch_function_stack():
+        if torch.compiler.is_compiling() and _mode_is_on():
             return in_python(z, *args, **kwargs)
         if has_torch_function((z,)):
             return handle_torch_function(seen, (z,), z, *args, **kwargs)  # type: ignore[no-any-return]

@@ -336,3 +336,10 @@ def test_a_unit_that_learns_is_computed_once(rule):
     torch.testing.assert_close(found[1][2], found[0][2])  # its own gradient is the true one
     if rule == "leaky":
         torch.testing.assert_close(found[1][1], 0.1 * G + 0.9 * found[0][1])
+
+
+def test_outside_of_blocks_it_compiles_whole_under_a_default_device():
+    unit, z = TanhGELU(), torch.linspace(-2, 2, 5)
+    with torch.device("cpu"):
+        compiled = torch.compile(unit, backend="eager", fullgraph=True)
+        torch.testing.assert_close(compiled(z), F.gelu(z, approximate="tanh"))

@@ -746,6 +746,12 @@ def test_a_diverged_binarized_network_has_no_top5_error():
     assert "cannot be told: a best run diverged" in table_binarized.answer(results)
 
 
+@pytest.mark.parametrize(("error", "named"), [(89.9, True), (60.0, False)])
+def test_guessing_is_named_beside_a_network_that_hardly_learns(error, named):
+    results = results_of("table_binarized", lambda c, n: [error if c.rule == "bp" else 50.0] * 10)
+    assert ("Guessing has an error of 90 %." in table_binarized.answer(results)) == named
+
+
 @pytest.mark.parametrize(
     ("epochs", "top5", "words"),
     [

@@ -46,6 +46,7 @@ MODEL = "binarized_resnet"
 PAPER_ERRORS = {"bp": 28.11, "linear": 18.43}
 WEIGHT_DECAY = 1e-4  # the one that is trained first, and in a narrow network the only one
 NARROW_WIDTH = 1 / 4
+NEAR_GUESSING = 88.0  # percent of error from which on guessing is named beside it
 EARLY = 10  # "the start of training", in epochs; all that a narrow network is trained for
 NOTES = {
     NARROW.name: (
@@ -291,12 +292,13 @@ def answer(results: Results) -> str:
     first, second = ("Linear Backprop", "Backprop")[:: 1 if early.value > 0 else -1]
     order = "lower" if gain.value > 0 else "higher"
     bp, linear = (numbers[f"{rule}_error"].value for rule in RULES)
+    near = " Guessing has an error of 90 %." if max(bp, linear) > NEAR_GUESSING else ""
     return (
         f"Over {first_epochs(early.last)} {results.scale.where}, {first} is "
         f"{abs(early.value):.1f} points of mean accuracy ahead of {second}, each at its best "
         f"learning rate and weight decay. After {counted(gain.last)}, the best top-1 test error of "
         f"Linear Backprop is {abs(gain.value):.1f} points {order} than that of Backprop: "
-        f"{linear:.1f} % against {bp:.1f} %. {reading(numbers)}"
+        f"{linear:.1f} % against {bp:.1f} %.{near} {reading(numbers)}"
     )
 
 

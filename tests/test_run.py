@@ -676,7 +676,7 @@ def test_a_command_is_stopped_after_an_epoch_or_at_once_and_goes_on(tmp_path, mo
     assert process.returncode == 1
     first = len(project.record)
     assert first - before in (0, 1)  # 0 if the signal came between two epochs
-    assert out.endswith(f"after {first} epochs; the same command goes on from its checkpoint\n")
+    assert out.endswith(f"after epoch {first}; the same command goes on from its checkpoint\n")
     assert "stopping after this epoch; Ctrl-C again stops at once\n" in err
     assert "Traceback" not in err
 
@@ -692,4 +692,4 @@ def test_a_command_is_stopped_after_an_epoch_or_at_once_and_goes_on(tmp_path, mo
 
     monkeypatch.setenv("LBP_PROJECT", str(tmp_path))
     assert cli.main(project.arguments(first)) == 0  # there is nothing to train
-    assert f"after {before} epochs; {tmp_path}" in capsys.readouterr().out
+    assert f"after epoch {before}; {tmp_path}" in capsys.readouterr().out

@@ -173,74 +173,58 @@ def _fixed(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _out_of_place(
-    rule: Rule,
-    learns: bool,
-    function: Callable[..., Tensor],
-    z: Tensor,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
-    if rule.inner:
-        return _handed_on(rule, rule.inner, learns, function, z, args, kwargs)
-    if learns or rule.needs_value:
-        return _beside(rule, learns, function, z, args, kwargs)
-    return _apply(_Ruled, z, _Call(rule, function, args, kwargs))
+def _stock(call: _Call, z: Tensor) -> Tensor:
+    """Make a call with PyTorch's own backward pass."""
+    return call_stock(call.function, z, *call.args, **call.kwargs)
 
 
-def _handed_on(
-    rule: Rule,
-    inner: Rule,
-    learns: bool,
-    function: Callable[..., Tensor],
-    z: Tensor,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
-    """Call the function under a rule that hands the gradient to another one."""
-    trained = args, kwargs
-    stock = function
-    if learns:
-        if isinstance(function, Whole):
-            function = function.fixed
-        args = tuple(map(_fixed, args))
-        kwargs = {name: _fixed(value) for name, value in kwargs.items()}
+def _out_of_place(call: _Call, learns: bool, z: Tensor) -> Tensor:
+    """Make a call that leaves its input as it is; `learns` if it has parameters."""
+    if call.rule.inner:
+        return _handed_on(call, call.rule.inner, learns, z)
+    if learns or call.rule.needs_value:
+        return _beside(call, learns, z)
+    return _apply(_Ruled, z, call)
+
+
+def _handed_on(call: _Call, inner: Rule, learns: bool, z: Tensor) -> Tensor:
+    """Make a call under a rule that hands the gradient to another one."""
+    rule, fixed = call.rule, _fixed_call(call) if learns else call
     if inner.is_bp:
-        y = call_stock(function, z, *args, **kwargs)
+        y = _stock(fixed, z)
     else:
-        y = _out_of_place(inner, False, function, z, args, kwargs)
+        y = _out_of_place(_Call(inner, fixed.function, fixed.args, fixed.kwargs), False, z)
     kept = rule.keep(z.detach(), y.detach()) if rule.keep else z.detach()
     out = _apply(_Through, y, kept, rule)
     if learns:
         # A second node of PyTorch's own gives the parameters their true gradient. One node cannot:
         # it would go back with two gradients.
-        y = call_stock(stock, z.detach(), *trained[0], **trained[1])
-        out = _apply(_Joined, y, out, None, LINEAR, 1.0)
+        out = _apply(_Joined, _stock(call, z.detach()), out, None, LINEAR, 1.0)
     return out
 
 
-def _beside(
-    rule: Rule,
-    learns: bool,
-    function: Callable[..., Tensor],
-    z: Tensor,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-) -> Tensor:
-    """Call the function once, with the rule beside PyTorch's own node.
+def _fixed_call(call: _Call) -> _Call:
+    """Return a call with no way to its parameters in the autograd graph."""
+    function = call.function.fixed if isinstance(call.function, Whole) else call.function
+    kwargs = {name: _fixed(value) for name, value in call.kwargs.items()}
+    return _Call(call.rule, function, tuple(map(_fixed, call.args)), kwargs)
+
+
+def _beside(call: _Call, learns: bool, z: Tensor) -> Tensor:
+    """Make a call once, with the rule beside PyTorch's own node.
 
     That node gives the parameters their true gradient, and the input its share of the true one.
     """
     out: Tensor
+    rule = call.rule
     share = 1.0 if learns else rule.true_share
     if rule.true_share:
         # PyTorch's own node also knows the random numbers of RReLU. Where it has parameters, the
         # gradient is scaled behind it, on its way to the input.
         scaled = _apply(_Joined, z, z.detach(), None, LINEAR, rule.true_share) if learns else z
-        y = call_stock(function, scaled, *args, **kwargs)
-        out = _apply(_Joined, y, z, None, rule, share)
+        out = _apply(_Joined, _stock(call, scaled), z, None, rule, share)
     elif rule.surrogate:
-        y = call_stock(function, z.detach(), *args, **kwargs)
+        y = _stock(call, z.detach())
         version = None if torch.compiler.is_compiling() else z._version
         s = call_stock(rule.surrogate, z)
         if version is not None and z._version != version:
@@ -261,7 +245,7 @@ def _beside(
             )
         out = _apply(_Joined, y, s, None, rule, share)
     else:
-        y = call_stock(function, z.detach(), *args, **kwargs)
+        y = _stock(call, z.detach())
         kept = rule.keep(z.detach(), y.detach()) if rule.keep else None
         out = _apply(_Joined, y, z, kept, rule, share)
     return out
@@ -334,14 +318,15 @@ def _call_here(
                 f"the rule {rule.name!r} cannot overwrite a strided nested tensor: "
                 "call the function without inplace, or take layout=torch.jagged"
             )
-        parts = (_out_of_place(rule, covered.learns, function, x, args, kwargs) for x in z.unbind())
+        call = _Call(rule, function, args, kwargs)
+        parts = (_out_of_place(call, covered.learns, x) for x in z.unbind())
         return torch.nested.as_nested_tensor(list(parts))
     if not in_place:
         if torch.compiler.is_compiling():
             # Where a tensor needs a gradient since it was written to, as a buffer that is filled
             # slice by slice, Dynamo learns of it only from a new tensor.
             z = z.view_as(z)
-        return _out_of_place(rule, covered.learns, function, z, args, kwargs)
+        return _out_of_place(_Call(rule, function, args, kwargs), covered.learns, z)
     # PyTorch's own node needs its input unchanged, and torch.compile and the transforms of
     # torch.func reject an autograd function that overwrites its input: these get a copy. (The copy
     # of a slice is dense, and some functions round the last bit of a dense tensor differently.) All
@@ -349,7 +334,7 @@ def _call_here(
     transformed = torch.compiler.is_compiling() or torch._C._are_functorch_transforms_active()
     if rule.needs_value or transformed:
         function, args, kwargs = not_overwriting(function, args, kwargs)
-        out = _out_of_place(rule, covered.learns, function, z.clone(), args, kwargs)
+        out = _out_of_place(_Call(rule, function, args, kwargs), covered.learns, z.clone())
         z.copy_(out)
         return z
     copy = z.clone() if rule.reads_input else None

@@ -268,9 +268,9 @@ def backward_rule(
 
     torch.compile reaches what is called in a block, and may compile the block itself. (Operators
     that take functions, such as `torch.cond`, are reached where torch.compile compiles the block;
-    in a block around them, PyTorch raises an error.) Under
-    transforms of torch.func it compiles less, see `lbp.linearize`. A block in which a graph breaks
-    is run by Python, and what it calls is compiled.
+    in a block around them, PyTorch raises an error.) Under transforms of torch.func it compiles
+    less, see `lbp.linearize`. A block in which a graph breaks is run by Python, and what it calls
+    is compiled.
 
     The innermost block decides, and a module changed by `lbp.linearize` keeps its own rule. Under
     torch.no_grad() nothing is overridden, but PyTorch takes no fast path of nn.TransformerEncoder

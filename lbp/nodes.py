@@ -4,6 +4,7 @@ A node that is neither named here nor known to be linear may be an activation fu
 nothing which a new version of PyTorch brings is taken for harmless.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -102,11 +103,13 @@ def _by_pattern(name: str, kinds: Mapping[str, str]) -> str | None:
     return next((kind for pattern, kind in kinds.items() if re.fullmatch(pattern, name)), None)
 
 
+@functools.cache
 def other_kind(name: str) -> str | None:
     """Return what a node of this stem is, if it is not linear and no activation function."""
     return _by_pattern(name, OTHERS)
 
 
+@functools.cache
 def activation_kind(name: str) -> str | None:
     """Return what activation function a node of this stem may be, None if it is linear.
 

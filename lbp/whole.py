@@ -36,6 +36,11 @@ class Whole:
         own = z.clone()
         out = self.forward(self.module, own, *args, **kwargs)
         self.wrote = own._version > 0
+        if self.wrote and not (isinstance(out, Tensor) and out.data_ptr() == own.data_ptr()):
+            raise LbpError(
+                f"{type(self.module).__name__} overwrites its input and returns something else: "
+                "let it return what it overwrites"
+            )
         return out
 
     def fixed(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:

@@ -845,3 +845,12 @@ def test_any_subset_of_records_can_be_shown(stem, number):
         own_model.tuning_table(own_model.best_scale(found))
     if stem == "fig2_vgg19_tanh":
         own_model.layers_table([own_model.best_scale(found)])
+
+
+def test_the_chapter_on_own_models_shows_the_scale_with_the_longest_run():
+    short = results_of("larger_step", lambda c, n: [50.0], PAPER)
+    long = results_of("larger_step", lambda c, n: [50.0] * 12 if c.rule == "bp" else None)
+    none = results_of("larger_step", lambda c, n: None, PAPER)
+    assert own_model.best_scale([short, long]) is long
+    assert own_model.best_scale([none, long]) is long
+    assert own_model.best_scale([short, none]) is short

@@ -343,3 +343,15 @@ def test_outside_of_blocks_it_compiles_whole_under_a_default_device():
     with torch.device("cpu"):
         compiled = torch.compile(unit, backend="eager", fullgraph=True)
         torch.testing.assert_close(compiled(z), F.gelu(z, approximate="tanh"))
+
+
+def test_a_unit_that_overwrites_its_input_and_returns_something_else_is_refused():
+    class Both(nn.Module):
+        inplace = True
+
+        def forward(self, z):
+            return z.mul_(2) + 1
+
+    unit, _ = lbp.linearize(Both(), also=[Both])
+    with pytest.raises(LbpError, match="Both overwrites its input and returns something else"):
+        unit(torch.ones(3))

@@ -148,6 +148,6 @@ def answer(results: Results) -> str:
         f"{number(own.value)} times as much as Linear Backprop with ReLU. Under Backprop, the "
         f"network with ReLU ends {abs(gain.value):.1f} points {end} the one with tanh. With ReLU, "
         f"Backprop ends at {ends[0]:.1f} % and Linear Backprop at {ends[1]:.1f} %; at their best "
-        f"epochs they have {bests[0]:.1f} % and {bests[1]:.1f} %. A best epoch is the higher the "
-        "more a curve varies."
+        f"epochs they have {bests[0]:.1f} % and {bests[1]:.1f} %. The more a curve varies, the "
+        "higher is its best epoch."
     )

@@ -173,6 +173,11 @@ def shared_pairs(runs: Mapping[tuple[float, float, str], Record]) -> list[tuple[
     return [pair for pair in pairs if all((*pair, rule) in runs for rule in RULES)]
 
 
+def several(records: Sequence[Record]) -> bool:
+    """Whether there is a run to compare another one with."""
+    return len(records) > 1
+
+
 def compares_decays(records: Iterable[Record]) -> bool:
     """Whether runs have the grid's largest weight decay and a smaller one to compare it with."""
     decays = {record.config.l2 for record in records}

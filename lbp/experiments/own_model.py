@@ -11,7 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from lbp.experiments.grid import RULES, SEEDS, WEIGHT_DECAYS, long_goal
 from lbp.experiments.larger_step import SHOWN_LAYERS, first_step_ratio
-from lbp.experiments.numbers import common_epochs, final_accuracy, long_enough, number
+from lbp.experiments.numbers import common_epochs, final_accuracy, long_enough, number, several
 from lbp.experiments.results import Results
 from lbp.experiments.style import LABELS
 from lbp.experiments.table import Table
@@ -95,7 +95,7 @@ def tuning_table(grid: Results) -> Table:
     for l2 in (max(WEIGHT_DECAYS), 1e-4):
         for rule in RULES:
             records = grid.of(rule=rule, l2=l2, seed=0)
-            compared = long_enough(records, lambda long: len(long) > 1)
+            compared = long_enough(records, several)
             epochs = common_epochs(compared)
             best = max(compared, key=partial(final_accuracy, epochs=epochs), default=None)
             rows.append(

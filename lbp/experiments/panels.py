@@ -169,13 +169,10 @@ def _range(grid: np.ndarray) -> tuple[float, float]:
 
 def _draw_paper(axes: Axes, curve: PaperCurve, colour: Any, label: str, until: float) -> None:
     """Draw a curve of the paper as a band with a dashed middle, up to an epoch."""
-    shown = [index for index, epoch in enumerate(curve.epochs) if epoch <= until]
-    if not shown:
+    shown = curve.between(0, until)
+    if not shown.epochs:
         return
-    x, low, mid, high = (
-        [values[index] for index in shown]
-        for values in (curve.epochs, curve.low, curve.mid, curve.high)
-    )
-    marker = "D" if len(x) < 4 else ""  # few points are hard to see as a line
-    axes.fill_between(x, low, high, color=colour, alpha=0.15, linewidth=0)
-    axes.plot(x, mid, "--", marker=marker, markersize=5, color=colour, linewidth=1.2, label=label)
+    marker = "D" if len(shown.epochs) < 4 else ""  # few points are hard to see as a line
+    axes.fill_between(shown.epochs, shown.low, shown.high, color=colour, alpha=0.15, linewidth=0)
+    style: dict[str, Any] = {"marker": marker, "markersize": 5, "color": colour, "linewidth": 1.2}
+    axes.plot(shown.epochs, shown.mid, "--", label=label, **style)

@@ -154,7 +154,7 @@ def measures(results: Results) -> Measures:
             epochs = common_epochs(records)
             cut = [record.until(epochs) for record in records]
             starts = [start for record in cut if (start := saturated_from(record))]
-            gains = [gain_when_saturated(record) for record in cut if saturated_from(record)]
+            gains = [gain for gain in map(gain_when_saturated, cut) if not math.isnan(gain)]
             mean = float(np.mean(gains)) if gains else math.nan
             found[f"{rule}_gain_saturated"] = Measure(mean, min(starts, default=1), epochs)
     of_one_rate = [

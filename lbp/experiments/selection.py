@@ -13,6 +13,7 @@ from lbp.experiments.numbers import (
     final_accuracy,
     last_tenth,
     long_enough,
+    several,
 )
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
@@ -80,14 +81,10 @@ def choices(results: Results) -> dict[tuple[str, str], Choice]:
     """Return the choice for each combination of activation and rule that has two runs or more."""
     found = {}
     for activation, rule in NAMES:
-        records = long_enough(results.of(activation=activation, rule=rule), _several)
-        if _several(records):
+        records = long_enough(results.of(activation=activation, rule=rule), several)
+        if several(records):
             found[activation, rule] = choose(records)
     return found
-
-
-def _several(records: Sequence[Record]) -> bool:
-    return len(records) > 1
 
 
 def _has_each_rate(records: Sequence[Record]) -> bool:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -287,8 +287,8 @@ def answer(results: Results) -> str:
     """Say in some sentences what the runs of a scale show."""
     numbers = measures(results)
     if "early_gap" not in numbers:
-        begun = results.of(model=MODEL)
-        return results.undecided if begun else f"Not yet run {results.scale.where}."
+        own = {run: record for run, record in results.records.items() if run.model == MODEL}
+        return replace(results, records=own).undecided
     early, gain = numbers["early_gap"], numbers["error_gain"]
     first, second = ("Linear Backprop", "Backprop")[:: 1 if early.value > 0 else -1]
     order = "lower" if gain.value > 0 else "higher"

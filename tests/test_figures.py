@@ -1,5 +1,7 @@
 """What is drawn is what is recorded, beside the paper's curves, and what is missing is said."""
 
+from itertools import pairwise
+
 import matplotlib.pyplot as plt
 import pytest
 from matplotlib.colors import to_rgb
@@ -232,3 +234,15 @@ def test_rules_have_colours_and_marks_of_their_own():
     for table in (style.COLOURS, style.LABELS, style.MARKERS):
         assert len(set(table.values())) == len(table) == 3
     assert style.shade("#000000", 1) == (0, 0, 0)
+
+
+def test_the_titles_of_narrow_panels_do_not_touch_each_other():
+    results = results_of("fig4_sweep", lambda c, n: [50.0] * 5)
+    with plt.rc_context():
+        style.use_style()
+        figure = fig4_sweep.draw([results])
+        figure.canvas.draw()
+    *panels, _ = figure.axes
+    for row in (panels[:3], panels[3:]):
+        boxes = [axes.title.get_window_extent() for axes in row]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))

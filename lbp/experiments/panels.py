@@ -103,6 +103,8 @@ def draw_panels(
     for row, axes_row in zip(rows, grid, strict=True):
         for panel, axes in zip(row, axes_row, strict=True):
             _draw_panel(axes, panel)
+            if columns > 2:
+                axes.title.set_fontsize(10)  # narrow panels, whose titles would touch each other
             if legend == "inside" and axes.get_legend_handles_labels()[0]:
                 axes.legend(loc="lower right", bbox_to_anchor=(1, 0.07), fontsize=9)
         axes_row[0].set_ylabel("test accuracy (%)")

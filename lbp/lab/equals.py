@@ -114,7 +114,12 @@ def prove(commit: str, runs: Iterable[RunConfig] = RUNS) -> list[Proof]:
     if _git(root, "status", "--porcelain", "--", "lbp"):
         raise LbpError("the code in lbp/ is not committed: a proof names the commits, commit first")
     now = _git(root, "rev-parse", "HEAD")
-    then = _git(root, "rev-parse", "--verify", f"{commit}^{{commit}}")
+    try:
+        then = _git(root, "rev-parse", "--verify", f"{commit}^{{commit}}")
+    except LbpError as error:
+        raise LbpError(
+            f"{commit!r} is no commit of this clone: choose one that `git log` lists"
+        ) from error
     with tempfile.TemporaryDirectory() as folder:
         _copy_of(root, then, Path(folder))
         runs = _known_in(Path(folder), list(runs))

@@ -746,6 +746,13 @@ def test_a_diverged_binarized_network_has_no_top5_error():
     assert "cannot be told: a best run diverged" in table_binarized.answer(results)
 
 
+@pytest.mark.parametrize(("rates", "words"), [(1, "both at the only"), (2, "each at its best")])
+def test_a_best_pair_is_named_only_where_there_was_a_choice(rates, words):
+    shown = (1e-3, 1e-4)[:rates]
+    results = results_of("table_binarized", lambda c, n: [50.0] * 5 if c.lr in shown else None)
+    assert words in table_binarized.answer(results)
+
+
 @pytest.mark.parametrize(("error", "named"), [(89.9, True), (60.0, False)])
 def test_guessing_is_named_beside_a_network_that_hardly_learns(error, named):
     results = results_of("table_binarized", lambda c, n: [error if c.rule == "bp" else 50.0] * 10)
@@ -757,6 +764,7 @@ def test_guessing_is_named_beside_a_network_that_hardly_learns(error, named):
     [
         (10, (20.0, 15.0), "so they are probably top-1 errors"),
         (10, (20.0, 19.0), "cannot be told after 10 epochs"),
+        (1, (30.0, 20.0), "cannot be told after 1 epoch:"),
         (100, (2.0, 1.0), "they are rather top-1 errors"),
         (100, (28.0, 18.0), "they are rather top-5 errors"),
     ],

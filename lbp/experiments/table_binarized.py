@@ -294,10 +294,13 @@ def answer(results: Results) -> str:
     order = "lower" if gain.value > 0 else "higher"
     bp, linear = (numbers[f"{rule}_error"].value for rule in RULES)
     near = " Guessing has an error of 90 %." if max(bp, linear) > NEAR_GUESSING else ""
+    several = any(len(records) > 1 for records in runs(results).values())
+    pairs = "learning rate and weight decay"
+    chosen = f"each at its best {pairs}" if several else f"both at the only {pairs} that was run"
     return (
         f"Over {first_epochs(early.last)} {results.scale.where}, {first} is "
-        f"{abs(early.value):.1f} points of mean accuracy ahead of {second}, each at its best "
-        f"learning rate and weight decay. After {counted(gain.last)}, the best top-1 test error of "
+        f"{abs(early.value):.1f} points of mean accuracy ahead of {second}, {chosen}. "
+        f"After {counted(gain.last)}, the best top-1 test error of "
         f"Linear Backprop is {abs(gain.value):.1f} points {order} than that of Backprop: "
         f"{linear:.1f} % against {bp:.1f} %.{near} {reading(numbers)}"
     )
@@ -324,8 +327,8 @@ def reading(numbers: Measures) -> str:
         )
     if last < EPOCHS:
         return (
-            f"Whether the paper's numbers are top-1 or top-5 errors cannot be told after {last} "
-            f"epochs: a top-5 error is still above the paper's number ({against})."
+            "Whether the paper's numbers are top-1 or top-5 errors cannot be told after "
+            f"{counted(last)}: a top-5 error is still above the paper's number ({against})."
         )
     nearer, farther = sorted([(first, "top-1"), (fifth, "top-5")])
     return (

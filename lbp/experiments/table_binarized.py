@@ -46,6 +46,7 @@ MODEL = "binarized_resnet"
 PAPER_ERRORS = {"bp": 28.11, "linear": 18.43}
 WEIGHT_DECAY = 1e-4  # the one that is trained first, and in a narrow network the only one
 NARROW_WIDTH = 1 / 4
+GUESSING = 10.0  # percent of accuracy, of ten classes
 NEAR_GUESSING = 88.0  # percent of error from which on guessing is named beside it
 EARLY = 10  # "the start of training", in epochs; all that a narrow network is trained for
 NOTES = {
@@ -263,7 +264,13 @@ def draw(found: Sequence[Results]) -> Figure | None:
     rates = sorted({r.config.lr for results in shown for r in results.of(model=MODEL)})[::-1]
     if not rates:
         return None
-    return draw_panels([[_panel(results, lr) for lr in rates] for results in shown], "below")
+    figure = draw_panels([[_panel(results, lr) for lr in rates] for results in shown], "below")
+    for axes in figure.axes:
+        axes.axhline(GUESSING, color="0.3", linestyle=":", linewidth=1.2)
+    first = figure.axes[0]
+    place = first.get_yaxis_transform()
+    first.text(0.98, GUESSING - 0.3, "guessing", ha="right", va="top", fontsize=9, transform=place)
+    return figure
 
 
 def _panel(results: Results, lr: float) -> Panel:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -268,8 +269,9 @@ def draw(found: Sequence[Results]) -> Figure | None:
     for axes in figure.axes:
         axes.axhline(GUESSING, color="0.3", linestyle=":", linewidth=1.2)
     first = figure.axes[0]
+    style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "clip_on": True}
     place = first.get_yaxis_transform()
-    first.text(0.98, GUESSING - 0.3, "guessing", ha="right", va="top", fontsize=9, transform=place)
+    first.text(0.98, GUESSING - 0.3, "guessing", transform=place, **style)
     return figure
 
 

@@ -24,9 +24,11 @@ from lbp.experiments.numbers import (
     counted,
     final_accuracy,
     first_epochs,
+    guessing,
     last_tenth,
     mean_accuracy,
     number,
+    several,
 )
 from lbp.experiments.panels import Line, Panel, draw_panels
 from lbp.experiments.results import Results
@@ -47,7 +49,6 @@ MODEL = "binarized_resnet"
 PAPER_ERRORS = {"bp": 28.11, "linear": 18.43}
 WEIGHT_DECAY = 1e-4  # the one that is trained first, and in a narrow network the only one
 NARROW_WIDTH = 1 / 4
-GUESSING = 10.0  # percent of accuracy, of ten classes
 NEAR_GUESSING = 88.0  # percent of error from which on guessing is named beside it
 EARLY = 10  # "the start of training", in epochs; all that a narrow network is trained for
 NOTES = {
@@ -266,12 +267,12 @@ def draw(found: Sequence[Results]) -> Figure | None:
     if not rates:
         return None
     figure = draw_panels([[_panel(results, lr) for lr in rates] for results in shown], "below")
+    level = guessing(shown[0].goals[0].config)
     for axes in figure.axes:
-        axes.axhline(GUESSING, color="0.3", linestyle=":", linewidth=1.2)
+        axes.axhline(level, color="0.3", linestyle=":", linewidth=1.2)
     first = figure.axes[0]
     style: dict[str, Any] = {"ha": "right", "va": "top", "fontsize": 9, "clip_on": True}
-    place = first.get_yaxis_transform()
-    first.text(0.98, GUESSING - 0.3, "guessing", transform=place, **style)
+    first.text(0.98, level - 0.3, "guessing", transform=first.get_yaxis_transform(), **style)
     return figure
 
 
@@ -302,10 +303,13 @@ def answer(results: Results) -> str:
     first, second = ("Linear Backprop", "Backprop")[:: 1 if early.value > 0 else -1]
     order = "lower" if gain.value > 0 else "higher"
     bp, linear = (numbers[f"{rule}_error"].value for rule in RULES)
-    near = " Guessing has an error of 90 %." if max(bp, linear) > NEAR_GUESSING else ""
-    several = any(len(records) > 1 for records in runs(results).values())
+    near = ""
+    if max(bp, linear) > NEAR_GUESSING:
+        near = f" Guessing has an error of {100 - guessing(results.goals[0].config):.0f} %."
     pairs = "learning rate and weight decay"
-    chosen = f"each at its best {pairs}" if several else f"both at the only {pairs} that was run"
+    chosen = f"both at the only {pairs} that was run"
+    if any(map(several, runs(results).values())):
+        chosen = f"each at its best {pairs}"
     return (
         f"Over {first_epochs(early.last)} {results.scale.where}, {first} is "
         f"{abs(early.value):.1f} points of mean accuracy ahead of {second}, {chosen}. "

@@ -205,7 +205,14 @@ def test_an_origin_fits_into_a_record() -> None:
     assert Record.from_json(mine.to_json()).stretches == mine.stretches
 
 
-def test_a_processor_has_a_name_and_a_number_of_cores() -> None:
-    name, cores = device_name(CPU).rsplit(", ", 1)
+@pytest.mark.parametrize(
+    ("instructions", "end"), [("AVX2", ", AVX2"), ("AVX512", ", AVX512"), ("DEFAULT", "")]
+)
+def test_a_processor_has_a_name_cores_and_vector_instructions(
+    monkeypatch: pytest.MonkeyPatch, instructions: str, end: str
+) -> None:
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: instructions)
+    name, comma, rest = device_name(CPU).rpartition(f", {os.cpu_count()} cores")
     assert name
-    assert cores == f"{os.cpu_count()} cores"
+    assert comma
+    assert rest == end

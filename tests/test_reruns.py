@@ -1,4 +1,4 @@
-"""Readers' reruns: good ones appear with their distance, forged ones are refused in one line."""
+"""Reruns on other devices: good ones appear with their distance, forged ones get one line."""
 
 import json
 import os
@@ -71,7 +71,10 @@ def test_archives_of_two_devices_pass_and_appear_with_their_distance(store, tmp_
     status, out, _ = lbp(capsys, "results", "check")
     assert status == 0
     assert out.count("agrees: over the first 3 epochs it is 1.0 points from this book's") == 2
-    assert out.endswith("Reruns by readers: 2 (agrees: 2).\n")
+    assert out.endswith(
+        "Reruns on other devices: 2 (agrees: 2). "
+        "The furthest is 1.0 points from this book's record.\n"
+    )
     found = reruns.table(reruns.of_readers())
     by_hand = [
         ["ada-m2", "device of ada-m2", "3", "55.0", "55.0", "1.0", "6.0", "agrees"],
@@ -110,9 +113,9 @@ def test_a_tiny_network_with_other_last_bits_agrees(clone, tmp_path, monkeypatch
 
 
 def test_without_reruns_a_sentence_says_so(store, capsys):
-    assert lbp(capsys, "results", "check") == (0, "No reader has sent a rerun yet.\n", "")
+    assert lbp(capsys, "results", "check") == (0, "There is no rerun on another device yet.\n", "")
     assert reruns.table(reruns.of_readers()).rows == []
-    assert reruns.answer(reruns.of_readers()) == "No reader has sent a rerun yet."
+    assert reruns.answer(reruns.of_readers()) == "There is no rerun on another device yet."
 
 
 def test_a_run_that_the_book_has_not_recorded_is_new(store, capsys):
@@ -270,7 +273,7 @@ def test_a_forged_record_has_a_line(store, forge, message, capsys):
 @pytest.mark.parametrize(
     "device",
     [
-        "AMD EPYC, 2 cores",
+        "AMD EPYC, 2 cores, AVX512",
         "Intel(R) Xeon(R) CPU @ 2.80GHz, 2 cores",
         "NVIDIA H100 80GB HBM3",
         "13th Gen Intel(R) Core(TM) i7-1360P, 16 cores",
@@ -291,7 +294,10 @@ def test_what_differs_is_shown_and_stays(store):
     path = put(rerun([50.0, 40.0, 35.0]))
     (finding,) = reruns.of_readers()
     assert reruns.table([finding]).rows[0][-1] == "differs"
-    assert reruns.answer([finding]) == "Reruns by readers: 1 (differs: 1)."
+    assert reruns.answer([finding]) == (
+        "Reruns on other devices: 1 (differs: 1). "
+        "The furthest is 10.0 points from this book's record."
+    )
     assert path.is_file()
 
 

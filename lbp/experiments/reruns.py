@@ -1,4 +1,4 @@
-"""Readers' reruns: whether their records stand, and how far they are from this book's."""
+"""Reruns on other devices: whether their records stand, and how far they are from this book's."""
 
 import re
 from collections import Counter
@@ -21,7 +21,7 @@ from lbp.lab.record import Record
 from lbp.lab.reruns import Found
 from lbp.lab.store import Store
 
-NONE = "No reader has sent a rerun yet."
+NONE = "There is no rerun on another device yet."
 _DEVICE = re.compile(r"[\w .,()@/+:-]{1,100}")
 State = Literal["agrees", "differs", "new", "copy", "stale", "refused"]
 
@@ -234,14 +234,18 @@ def table(findings: Sequence[Finding]) -> Table:
         "Final accuracies in percent: the mean over the last tenth of the epochs that both records "
         "have. Distance and tolerance in points."
     )
-    columns = ["reader", "device", "run", "epochs", "final accuracy", "this book's", "distance"]
+    columns = ["rerun", "device", "run", "epochs", "final accuracy", "this book's", "distance"]
     return Table(caption, [*columns, "tolerance", "verdict"], rows)
 
 
 def answer(findings: Sequence[Finding]) -> str:
-    """Say in a sentence how many reruns there are, and what they show."""
+    """Say how many reruns there are, what they show, and how far they are at most."""
     if not findings:
         return NONE
     states = Counter(finding.state for finding in findings)
     counts = ", ".join(f"{state}: {states[state]}" for state in sorted(states))
-    return f"Reruns by readers: {len(findings)} ({counts})."
+    text = f"Reruns on other devices: {len(findings)} ({counts})."
+    distances = [f.agreement.distance for f in findings if f.agreement]
+    if not distances:
+        return text
+    return f"{text} The furthest is {max(distances):.1f} points from this book's record."

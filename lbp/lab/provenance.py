@@ -49,7 +49,11 @@ def origin(device: torch.device, seconds: float) -> Origin:
 
 
 def device_name(device: torch.device) -> str:
-    """Return the name of a GPU, or of the processor with its number of cores."""
+    """Return the name of a GPU, or of the processor with its cores and its vector instructions.
+
+    PyTorch picks its kernels by these instructions, so two processors of one name can round
+    differently.
+    """
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     name = platform.processor() or platform.machine()
@@ -59,7 +63,9 @@ def device_name(device: torch.device) -> str:
             if line.startswith("model name"):
                 name = line.split(":", 1)[1].strip()
                 break
-    return f"{name}, {os.cpu_count()} cores"
+    instructions = torch.backends.cpu.get_cpu_capability()
+    named = "" if instructions == "DEFAULT" else f", {instructions}"
+    return f"{name}, {os.cpu_count()} cores{named}"
 
 
 @functools.cache  # the code of a process is that of its start

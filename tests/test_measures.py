@@ -591,6 +591,22 @@ def test_the_premise_by_hand():
     assert row[1:] == ["60", "0.1", "20", "20", "40.0", "+0.0", "-15.0"]
 
 
+def test_the_premise_says_how_far_its_saturated_runs_are_apart():
+    empty = results_of("premise", lambda c, n: None)
+    configs = [g.config for g in empty.goals if g.config.rule == "linear"]
+    half = {10: ([0.6], [1.0])}
+
+    def answer(*rises):
+        runs = {
+            config: shaped(config, [40.0] * 10 + [40.0 + rise] * 50, half)
+            for config, rise in zip(configs, rises, strict=False)
+        }
+        return premise.answer(replace(empty, records=runs))
+
+    assert "changes by +8.0 points, on average over 2 runs (from -4.0 to +20.0)" in answer(20, -4)
+    assert "changes by +20.0 points in the one run that comes so far" in answer(20)
+
+
 def test_the_premise_is_drawn_where_the_runs_are_longest():
     def some(scale, epochs):
         return results_of("premise", lambda c, n: [50.0] * epochs, scale)

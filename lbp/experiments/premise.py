@@ -149,14 +149,12 @@ def measures(results: Results) -> Measures:
         for rule, glance in _last_glances(both).items():
             found[f"{rule}_saturated"] = Measure(share(glance), glance.epoch, glance.epoch)
     for rule in RULES:
-        records = long_enough(r for (*_, of_rule), r in going.items() if of_rule == rule)
-        if records:
-            epochs = common_epochs(records)
-            cut = [record.until(epochs) for record in records]
-            starts = [start for record in cut if (start := saturated_from(record))]
-            gains = [gain for gain in map(gain_when_saturated, cut) if not math.isnan(gain)]
+        if records := _compared(results, rule):
+            starts = [start for record in records if (start := saturated_from(record))]
+            gains = gains_when_saturated(results, rule)
             mean = float(np.mean(gains)) if gains else math.nan
-            found[f"{rule}_gain_saturated"] = Measure(mean, min(starts, default=1), epochs)
+            window = min(starts, default=1), common_epochs(records)
+            found[f"{rule}_gain_saturated"] = Measure(mean, *window)
     of_one_rate = [
         r for (lr, _, rule), r in going.items() if (lr, rule) == (LEARNING_RATE, "linear")
     ]
@@ -168,6 +166,20 @@ def measures(results: Results) -> Measures:
         at = last[LARGEST_DECAY].epoch
         found["decay_saturation"] = Measure(least - shares[LARGEST_DECAY], at, at)
     return found
+
+
+def gains_when_saturated(results: Results, rule: str) -> list[float]:
+    """Return each run's gain, see `gain_when_saturated`, where it is a number; in points."""
+    gains = map(gain_when_saturated, _compared(results, rule))
+    return [gain for gain in gains if not math.isnan(gain)]
+
+
+def _compared(results: Results, rule: str) -> list[Record]:
+    """Return the runs of a rule that did not diverge, all cut to the epochs that they share."""
+    of_rule = [record for record in by_key(results.of()).values() if record.config.rule == rule]
+    records = long_enough(record for record in of_rule if not record.diverged)
+    epochs = common_epochs(records)
+    return [record.until(epochs) for record in records]
 
 
 def _last_glances(runs: Mapping[Key, Record]) -> dict[Key, Layers]:
@@ -286,11 +298,18 @@ def answer(results: Results) -> str:
         )
     for rule in RULES:
         if gain := known.get(f"{rule}_gain_saturated"):
+            gains = gains_when_saturated(results, rule)
+            of_each = (
+                f", on average over {len(gains)} runs (from {min(gains):+z.1f} to "
+                f"{max(gains):+z.1f})"
+                if len(gains) > 1
+                else " in the one run that comes so far"
+            )
             parts.append(
-                f"Under {LABELS[rule]}, a run first has half of a layer's units saturated after "
-                f"epoch {gain.first}; from there to the last tenth of {counted(gain.last)}, "
-                f"training accuracy changes by {gain.value:+z.1f} points, on average over such "
-                f"runs {where}."
+                f"Under {LABELS[rule]}, half of a layer's units are saturated after epoch "
+                f"{gain.first} at the earliest; from the first such look to the last tenth of "
+                f"{counted(gain.last)}, training accuracy changes by {gain.value:+z.1f} "
+                f"points{of_each}, {where}."
             )
         elif f"{rule}_gain_saturated" in numbers:
             parts.append(

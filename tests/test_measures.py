@@ -459,7 +459,10 @@ def test_what_the_choice_on_the_test_set_is_worth_by_hand():
     records = dict(results.records)
     records[first] = halved(first, 15.0, 30.0)
     records[second] = halved(second, 20.0, 22.0)
-    found = selection.measures(replace(results, records=records))
+    worth = replace(results, records=records)
+    found = selection.measures(worth)
+    assert "adds +2.00 points on average over 2 combinations" in selection.answer(worth)
+    assert "adds nothing for any of 2 combinations" in selection.answer(results)
     assert values(found) == pytest.approx(
         {"leak_mean": (4 + 0) / 2, "leak_max": 4, "tanh_bp_best": 79, "tanh_linear_best": 50,
          "bp_shortfall": 79 - 77.5, "linear_shortfall": 0, "best_gap": 50 - 79}

@@ -198,10 +198,14 @@ def answer(results: Results) -> str:
     if mean := numbers.get("leak_mean"):
         made = choices(results).values()
         more = " or more" if len({choice.epochs for choice in made}) > 1 else ""
+        adds = (
+            f"{mean.value:+z.2f} points on average over {len(made)} combinations of activation "
+            f"and rule, and {numbers['leak_max'].value:+z.2f} points at most"
+            if any(round(choice.leak, 2) for choice in made)
+            else f"nothing for any of {len(made)} combinations of activation and rule"
+        )
         parts.append(
-            f"After {counted(mean.last)}{more} {where}, choosing on the test set adds "
-            f"{mean.value:+z.2f} points on average over {len(made)} combinations of "
-            f"activation and rule, and {numbers['leak_max'].value:+z.2f} points at most."
+            f"After {counted(mean.last)}{more} {where}, choosing on the test set adds {adds}."
         )
     for rule in RULES:
         if short := numbers.get(f"{rule}_shortfall"):

@@ -186,6 +186,15 @@ def test_learning_rates_are_in_their_places_and_divergence_is_said():
     assert axes.get_xscale() == "log"
 
 
+def test_learning_rates_of_short_runs_do_not_cut_the_long_ones():
+    def errors(config, epochs):
+        return [60.0] * (12 if config.lr == 1e-5 else 60)
+
+    (axes,) = larger_step.draw([results_of("larger_step", errors)]).axes
+    assert "after 60 epochs" in axes.get_title()
+    assert {min(line.get_xdata()) for line in lines(axes).values()} == {1e-4}
+
+
 def test_layers_show_updates_beside_their_weights():
     results = results_of("larger_step", lambda c, n: [50.0] * 5)
     size, cosine, saturated = larger_step.draw_layers([results]).axes

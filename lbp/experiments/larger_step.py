@@ -104,7 +104,7 @@ def draw(found: Sequence[Results]) -> Figure | None:
         1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.9), sharey=True, squeeze=False
     )
     for axes, results in zip(panels[0], shown, strict=True):
-        records = grid(results)
+        records = long_enough(grid(results), _has_a_higher_rate)  # as the verdict compares them
         epochs = common_epochs(records)
         for rule in RULES:
             for l2, fill in zip(WEIGHT_DECAYS, ("full", "none"), strict=True):

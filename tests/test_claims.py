@@ -60,6 +60,31 @@ def test_verdicts(full, narrow, text):
     assert text.startswith(verdict.word)
 
 
+@pytest.mark.parametrize(
+    ("value", "seeds", "word"),
+    [
+        (2.1, 1, UNTOLD),  # 0.1 above the upper bound
+        (1.9, 2, UNTOLD),
+        (1.9, 3, REPRODUCED),
+        (2.1, 3, NOT_REPRODUCED),
+        (2.3, 1, NOT_REPRODUCED),
+        (0.9, 1, UNTOLD),
+        (0.7, 1, NOT_REPRODUCED),
+        (1.5, 1, REPRODUCED),
+    ],
+)
+def test_a_number_of_few_seeds_decides_nothing_near_a_bound(value, seeds, word):
+    claim = replace(CLAIM, noise=0.25)
+    assert judge(claim, {"paper": {"m": Measure(value, 1, 30, seeds)}}).word == word
+    # The difference of two numbers without seeds is not noise.
+    assert judge(claim, {"paper": {"m": value}}).word in (REPRODUCED, NOT_REPRODUCED)
+
+
+def test_a_claim_has_no_negative_noise():
+    with pytest.raises(LbpError, match=r"the claim c has the noise -1.0: at least 0 is needed"):
+        replace(CLAIM, noise=-1.0)
+
+
 def test_a_level_is_not_judged_in_a_narrow_network():
     claim = replace(CLAIM, least={"paper": 0})
     assert judge(claim, {"narrow": {"m": Measure(1.5, 1, 100)}}).word == NOT_RUN

@@ -213,8 +213,25 @@ def test_slower_means_beyond_the_noise(linear, again, slow):
     assert cost.slower([found]) == [case()] * slow
 
 
+@pytest.mark.parametrize(
+    ("linear", "again", "fast"),
+    [
+        (0.8, 1.0, True),
+        (1.2, 1.0, False),
+        (1.2, 1.3, False),
+        (0.8, 0.7, False),  # no further off than Backprop itself
+        (0.8, 0.8, False),
+        (1.0, 1.1, False),
+    ],
+)
+def test_faster_means_beyond_the_noise(linear, again, fast):
+    found = comparison([linear] * 15, [again] * 15)
+    assert cost.faster([found]) == [case()] * fast
+
+
 def test_few_rounds_name_no_case():
     assert cost.slower([comparison([5.0, 5.0], [1.0, 1.0])]) == []
+    assert cost.faster([comparison([0.2, 0.2], [1.0, 1.0])]) == []
 
 
 def test_the_claim_gets_its_better_mode():
@@ -251,6 +268,7 @@ def test_the_prose_has_its_numbers_from_the_gpu_if_there_is_one():
     assert text["cost_smooth_below"] == "0 of 1"
     assert text["cost_again"] == "1.000 to 1.250"
     assert text["cost_slower"] == "VGG19, GELU, eager"
+    assert text["cost_faster"] == "VGG19, tanh, eager"
     assert text["cost_freed_smooth_vgg19_eager"] == "30.0"
     assert text["cost_freed_smooth_resnet18_compiled"] == "-"
     text = cost.texts({"gpu": [], "processor": [other]})

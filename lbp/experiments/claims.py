@@ -15,7 +15,8 @@ import yaml
 
 from lbp.errors import LbpError, check_choice
 from lbp.experiments import EXPERIMENTS, cost, fig1_synthetic
-from lbp.experiments.numbers import Estimate, Measure
+from lbp.experiments.agreement import SEED_DISTANCES
+from lbp.experiments.numbers import FEWEST_SEEDS, Estimate, Measure
 from lbp.experiments.reproduce import recorded
 from lbp.experiments.scales import NARROW, PAPER
 from lbp.experiments.table import Badge, Cell, Table
@@ -68,6 +69,8 @@ class Claim:
         high: The largest one.
         least: By the place in `WHERE`, how many epochs the test needs at least; places that are
             left out cannot decide it.
+        noise: How near to a bound the number decides nothing while it rests on fewer than three
+            seeds.
 
     Raises:
         LbpError: If the bounds are missing or reversed, or a word is unknown.
@@ -89,6 +92,7 @@ class Claim:
     low: float
     high: float
     least: Mapping[str, int]
+    noise: float = 0.0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Claim)
@@ -99,6 +103,8 @@ class Claim:
         check_choice(f"work of the claim {self.id}", self.work, WORKS)
         for place in self.least:
             check_choice(f"place of the claim {self.id}", place, WHERE)
+        if self.noise < 0:
+            raise LbpError(f"the claim {self.id} has the noise {self.noise}: at least 0 is needed")
         if not self.low <= self.high or math.inf == -self.low == self.high:
             raise LbpError(f"the claim {self.id} has the bounds {self.low} to {self.high}")
 
@@ -189,7 +195,8 @@ def load() -> list[Claim]:
 def _claim(entry: Any, names: Iterable[str]) -> Claim:
     for name in entry:
         check_choice(f"field of the claim {entry.get('id')}", name, names)
-    return Claim(**{"work": THE_PAPER, "low": -math.inf, "high": math.inf, "epochs": ""} | entry)
+    defaults = {"work": THE_PAPER, "low": -math.inf, "high": math.inf, "epochs": ""}
+    return Claim(**defaults | entry)
 
 
 def _damaged(path: Path, reason: str) -> LbpError:
@@ -211,8 +218,11 @@ def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
         if number is None or place not in claim.least:
             continue
         window = interval = None
+        noise = 0.0
         if isinstance(number, Measure):
-            window, needed, number = (number.first, number.last), claim.least[place], number.value
+            window, needed = (number.first, number.last), claim.least[place]
+            noise = claim.noise if number.seeds < FEWEST_SEEDS else 0.0
+            number = number.value
             if window[1] < needed:
                 if window[1] / needed > most:
                     most = window[1] / needed
@@ -224,7 +234,7 @@ def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
             number = number.value
         inside = claim.low <= number <= claim.high
         word = REPRODUCED if inside else NOT_REPRODUCED
-        ends = interval or (number, number)
+        ends = interval or (number - noise, number + noise)
         if math.isnan(number) or any(
             ends[0] < bound < ends[1] for bound in (claim.low, claim.high)
         ):
@@ -347,12 +357,12 @@ def runs_table(store: Store | None = None) -> Table:
         for scale in (PAPER, NARROW):
             results = recorded(stem, scale, store)
             whole = sum(results.reached(goal) for goal in results.goals)
-            cells.append(f"{len(results.records)} of {len(results.goals)} begun, {whole} complete")
+            begun = f"{len(results.records)} of {len(results.goals)} begun, {whole} complete"
+            cells.append(begun if results.goals else "none planned")
         rows.append([experiment.TITLE, *cells])
     rows.append([cost.TITLE, *(_measured(name) for name in ("gpu", "processor"))])
     columns = ["experiment", PAPER.title, NARROW.title]
-    caption = f"Runs. The last row counts comparisons {WHERE['gpu']} and {WHERE['processor']}."
-    return Table(caption, columns, rows)
+    return Table("How many runs are recorded.", columns, rows)
 
 
 def seeds(store: Store | None = None) -> dict[str, str]:
@@ -364,14 +374,14 @@ def seeds(store: Store | None = None) -> dict[str, str]:
     has = "has" if repeated < 2 else "have"
     return {
         "claims seeds": (
-            f"{some} {NARROW.where} {has} been repeated with another seed: a difference of a few "
-            "points may be chance."
+            f"{some} {NARROW.where} {has} been repeated with another seed, so a difference of a "
+            f"few points may be chance. {SEED_DISTANCES}"
         )
     }
 
 
 def _measured(name: str) -> str:
-    return f"{len(cost.recorded(name))} of {len(cost.DEVICES[name].cases)} measured"
+    return f"{len(cost.recorded(name))} of {len(cost.DEVICES[name].cases)} measured {WHERE[name]}"
 
 
 def texts(judged: Sequence[Verdict]) -> dict[str, str]:

@@ -296,7 +296,7 @@ def answer(found: Mapping[str, float]) -> str:
         f"From {inits} initialisations, {relu} ReLU networks reach the training MSE with Backprop "
         f"and Linear Backprop, and the median generalisation MSE of Linear Backprop is "
         f"{number(found['mse_ratio'])} times Backprop's. With sigmoid units {sigmoid} networks get "
-        f"there; among them the median activation is "
+        f"there; among them the median size of a pre-activation is "
         f"{number(found['sigmoid_preactivation_ratio'])} times as large under Linear Backprop, "
         f"while the mean over all networks is "
         f"{number(found['sigmoid_preactivation_ratio_all_mean'])} times as large."
@@ -394,7 +394,7 @@ def _pre_activation_histogram(axes: Axes, result: Figure1, limit: float = 40) ->
     axes.set_ylim(1e-5, 40)  # room for the legend
     axes.set_title("Sigmoid: pre-activations after training")
     axes.set_xlabel("pre-activation (dimensionless)")
-    axes.set_ylabel("share of units × points")
+    axes.set_ylabel("share of (unit, point) pairs")
     axes.legend(fontsize=9, loc="upper center")
 
 

@@ -66,11 +66,12 @@ def measures(results: Results) -> Measures:
     final = {name: mean_of(runs[name], lambda r: final_accuracy(r, epochs)) for name in NAMES}
     sd = {name: mean_of(runs[name], lambda r: epoch_to_epoch_sd(r, epochs)) for name in NAMES}
     away = {name: mean_of(runs[name], long_distance) for name in NAMES}
+    seeds = len(runs[BP])
     return {
-        "early_lead": Measure(start[BP] - start[LINEAR], 1, early),
-        "bp_final": Measure(final[BP], first, last),
-        "linear_final": Measure(final[LINEAR], first, last),
-        "final_gap": Measure(final[LINEAR] - final[BP], first, last),
+        "early_lead": Measure(start[BP] - start[LINEAR], 1, early, seeds),
+        "bp_final": Measure(final[BP], first, last, seeds),
+        "linear_final": Measure(final[LINEAR], first, last, seeds),
+        "final_gap": Measure(final[LINEAR] - final[BP], first, last, seeds),
         "bp_sd": Measure(sd[BP], *half),
         "linear_sd": Measure(sd[LINEAR], *half),
         "sd_ratio": Measure(ratio(sd[BP], sd[LINEAR]), *half),

@@ -1,6 +1,7 @@
 """Figure 4: the sweep of learning rate and weight decay, VGG19 with tanh."""
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Mapping, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -10,14 +11,23 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from lbp.experiments import paper, reading
-from lbp.experiments.grid import EPOCHS, LEARNING_RATES, RULES, WEIGHT_DECAYS, grid_goals
+from lbp.experiments.grid import (
+    EPOCHS,
+    LEARNING_RATES,
+    PAIRS,
+    RULES,
+    WEIGHT_DECAYS,
+    grid_goals,
+)
 from lbp.experiments.numbers import (
+    ENOUGH,
     Measure,
     Measures,
     by_key,
     common_epochs,
     compares_decays,
     counted,
+    epoch_to_epoch_sd,
     final_accuracy,
     first_epochs,
     last_tenth,
@@ -67,6 +77,8 @@ def measures(results: Results) -> Measures:
       with less, in points;
     - spread_ratio: the standard deviation of final accuracy over the pairs that both rules have,
       Backprop's over Linear Backprop's; needs a pair at each learning rate of the grid;
+    - {rule}_by_rate, {rule}_by_decay: over these pairs, how far final accuracies are apart at one
+      weight decay and at one learning rate, in points, where they are furthest;
     - distance: to the paper's curves, mean over the runs of its two panels, in points.
     """
     shown = [r for r in results.of() if r.config.lr in paper.SHOWN_RATES]
@@ -86,8 +98,7 @@ def measures(results: Results) -> Measures:
             if reach[pair] >= early
         ]
         found["early_gap_min"] = Measure(min(gaps), 1, early)
-    of_one_rate = results.of(lr=1e-4, rule="linear")
-    decays = {r.config.l2: r for r in long_enough(of_one_rate, compares_decays)}
+    decays = {r.config.l2: r for r in _of_one_rate(results)}
     if compares_decays(decays.values()):
         epochs = common_epochs(decays.values())
         final = {l2: final_accuracy(record, epochs) for l2, record in decays.items()}
@@ -97,15 +108,31 @@ def measures(results: Results) -> Measures:
     both = shared_pairs(long)
     if _has_each_rate(long.values()):
         epochs = common_epochs(long[*pair, rule] for pair in both for rule in RULES)
-        sd = {
-            rule: float(np.std([final_accuracy(long[*pair, rule], epochs) for pair in both]))
-            for rule in RULES
-        }
-        found["spread_ratio"] = Measure(ratio(sd["bp"], sd["linear"]), *last_tenth(epochs))
+        window = last_tenth(epochs)
+        sd = {}
+        for rule in RULES:
+            finals = {pair: final_accuracy(long[*pair, rule], epochs) for pair in both}
+            sd[rule] = float(np.std(list(finals.values())))
+            found[f"{rule}_by_rate"] = Measure(_furthest(finals, fixed=1), *window)
+            found[f"{rule}_by_decay"] = Measure(_furthest(finals, fixed=0), *window)
+        found["spread_ratio"] = Measure(ratio(sd["bp"], sd["linear"]), *window)
     if shown:
         away = [sweep_distance(record) for record in shown]
         found["distance"] = Measure(float(np.mean(away)), 1, max(map(len, shown)))
     return found
+
+
+def _of_one_rate(results: Results) -> list[Record]:
+    """Return Linear Backprop's runs at 1e-4, by which its weight decays are compared."""
+    return long_enough(results.of(lr=1e-4, rule="linear"), compares_decays)
+
+
+def _furthest(finals: Mapping[tuple[float, float], float], fixed: int) -> float:
+    """Return how far accuracies are apart at most, where one place of their pairs is the same."""
+    groups: dict[float, list[float]] = {}
+    for pair, accuracy in finals.items():
+        groups.setdefault(pair[fixed], []).append(accuracy)
+    return max(max(group) - min(group) for group in groups.values())
 
 
 def _has_each_rate(records: Iterable[Record]) -> bool:
@@ -113,8 +140,86 @@ def _has_each_rate(records: Iterable[Record]) -> bool:
 
 
 def texts(found: Sequence[Results]) -> dict[str, str]:
-    """Return what the page says of how the paper's figure is read, by name."""
-    return {"fig4_beside_fig2": reading.two_figures(), "fig4_axis": reading.first_epoch(found)}
+    """Return what the page says of how the paper's figure is read, and of variance, by name."""
+    return {
+        "fig4_beside_fig2": reading.two_figures(),
+        "fig4_axis": reading.first_epoch(found),
+        "fig4_variance": variance(found),
+        "fig4_equal_rates": at_backprops_pair(found),
+        "fig4_first_epoch": first_epoch_gaps(found),
+    }
+
+
+def at_backprops_pair(found: Sequence[Results]) -> str:
+    """Say how far Linear Backprop gets with the pair that Backprop has in Figure 2.
+
+    At the first scale that has runs long enough for that.
+    """
+    pairs = {rule: PAIRS["tanh", rule] for rule in RULES}
+    for results in found:
+        runs = by_key(record for record in results.of() if record.reaches(ENOUGH))
+        keys = [(*pairs["bp"], "bp"), (*pairs["bp"], "linear"), (*pairs["linear"], "linear")]
+        if not set(keys) <= set(runs):
+            continue
+        epochs = common_epochs(runs[key] for key in keys)
+        bp, linear, own = (final_accuracy(runs[key], epochs) for key in keys)
+        lr, l2 = map(written, pairs["bp"])
+        sides = [
+            f"{abs(gap):.1f} points {'above' if gap > 0 else 'below'}"
+            for gap in (linear - own, linear - bp)
+        ]
+        return (
+            f"With Backprop's pair, {lr} with {l2}, Linear Backprop ends at {linear:.1f} % "
+            f"{results.scale.where} after {counted(epochs)}: {sides[0]} its own pair of Figure 2, "
+            f"and {sides[1]} Backprop (one seed)."
+        )
+    return f"Linear Backprop with Backprop's pair has not been run for {ENOUGH} epochs yet."
+
+
+def first_epoch_gaps(found: Sequence[Results]) -> str:
+    """Say how far Linear Backprop is ahead after the first epoch, at each scale."""
+    parts = []
+    for results in found:
+        runs = by_key(results.of())
+        gaps: dict[float, list[float]] = {}
+        for lr, l2 in shared_pairs(runs):
+            bp, linear = (runs[lr, l2, rule].test_accuracy[0] for rule in RULES)
+            gaps.setdefault(lr, []).append(linear - bp)
+        each = ", ".join(
+            f"{float(np.mean(gaps[lr])):+z.1f} points at {written(lr)}" for lr in sorted(gaps)
+        )
+        if each:
+            parts.append(f"{each} {results.scale.where}")
+    return "; ".join(parts) or "no pair has been run under both rules yet"
+
+
+def variance(found: Sequence[Results]) -> str:
+    """Say which rule varies more from epoch to epoch where both have one learning rate and decay.
+
+    At the first scale that has runs long enough for that.
+    """
+    for results in found:
+        runs = by_key(record for record in results.of() if record.reaches(ENOUGH))
+        both = shared_pairs(runs)
+        epochs = common_epochs(runs[*pair, rule] for pair in both for rule in RULES)
+        sds = {
+            pair: tuple(epoch_to_epoch_sd(runs[*pair, rule], epochs) for rule in RULES)
+            for pair in both
+        }
+        sds = {pair: sd for pair, sd in sds.items() if not math.isnan(sum(sd))}
+        if not sds:
+            continue
+        more = sum(linear > bp for bp, linear in sds.values())
+        each = "; ".join(
+            f"{linear:.2f} against {bp:.2f} points at {written(lr)} with {written(l2)}"
+            for (lr, l2), (bp, linear) in sorted(sds.items(), reverse=True)
+        )
+        return (
+            f"Where both rules have the same learning rate and weight decay, Linear Backprop "
+            f"varies more than Backprop in {more} of the {len(sds)} pairs that were run "
+            f"{results.scale.where}, over epochs {epochs // 2 + 1} to {epochs}, one seed: {each}."
+        )
+    return f"No pair has been run for {ENOUGH} epochs under both rules yet."
 
 
 def draw(found: Sequence[Results]) -> Figure:
@@ -196,14 +301,23 @@ def answer(results: Results) -> str:
         )
     if gain := numbers.get("weight_decay_gain"):
         side = "above" if gain.value > 0 else "below"
+        runs = len(_of_one_rate(results))
+        less = "the only run" if runs == 2 else f"the best of the {runs - 1} runs"
         parts.append(
             f"At the learning rate 1e-4 and after {counted(gain.last)}, Linear Backprop with the "
-            f"weight decay 0.1 is {abs(gain.value):.1f} points {side} its best run with less."
+            f"weight decay 0.1 is {abs(gain.value):.1f} points {side} {less} with less."
         )
     if spread := numbers.get("spread_ratio"):
+        pairs = len(shared_pairs(by_key(long_enough(results.of(), _has_each_rate))))
+        rate, decay = (
+            [f"{numbers[f'{rule}_by_{what}'].value:.1f}" for rule in RULES]
+            for what in ("rate", "decay")
+        )
         parts.append(
-            f"Over the pairs that both rules have, and after {counted(spread.last)}, the final "
-            f"accuracy of Backprop spreads {number(spread.value)} times as much as that of Linear "
-            "Backprop."
+            f"Over the {pairs} of {len(LEARNING_RATES) * len(WEIGHT_DECAYS)} pairs that both rules "
+            f"have, and after {counted(spread.last)}, the final accuracy of Backprop spreads "
+            f"{number(spread.value, '.2f')} times as much as that of Linear Backprop. The learning "
+            f"rate moves it by up to {rate[0]} points under Backprop and {rate[1]} under Linear "
+            f"Backprop, the weight decay by up to {decay[0]} and {decay[1]}."
         )
     return " ".join(parts) or results.undecided

@@ -16,6 +16,7 @@ from lbp.experiments.numbers import (
     common_epochs,
     counted,
     final_accuracy,
+    guessing,
     last_tenth,
     long_enough,
     number,
@@ -95,6 +96,32 @@ def _has_a_higher_rate(records: Iterable[Record]) -> bool:
     return any(lr > HIGHEST_OF_THE_PAPER for lr, _ in shared)
 
 
+def _by_rate(results: Results) -> str:
+    """Say how far Linear Backprop's best run is ahead at each learning rate that both rules have.
+
+    With the epochs and the pairs that `measures` compares.
+    """
+    runs = by_key(long_enough(grid(results), _has_a_higher_rate))
+    shared = shared_pairs(runs)
+    epochs = common_epochs(runs[*pair, rule] for pair in shared for rule in RULES)
+    parts = []
+    for lr in sorted({lr for lr, _ in shared}):
+        best = {
+            rule: max(
+                (runs[*pair, rule] for pair in shared if pair[0] == lr),
+                key=lambda record: final_accuracy(record, epochs),
+            )
+            for rule in RULES
+        }
+        final = {rule: final_accuracy(record, epochs) for rule, record in best.items()}
+        gap = final["linear"] - final["bp"]
+        side = "ahead" if gap > 0 else "behind"
+        level = guessing(best["linear"].config) + 1
+        guesses = " (it only guesses)" if final["linear"] <= level else ""
+        parts.append(f"{abs(gap):.1f} points {side} at {written(lr)}{guesses}")
+    return ", ".join(parts)
+
+
 def draw(found: Sequence[Results]) -> Figure | None:
     """Draw final accuracy over the learning rate, a panel for each scale; None without records."""
     shown = with_records(found)
@@ -158,14 +185,14 @@ def draw_layers(found: Sequence[Results]) -> Figure | None:
             style: dict[str, Any] = {"color": colour, "marker": MARKERS[rule], "markersize": 4}
             label = f"{LABELS[rule]}, epoch {glance.epoch}"
             relative = np.array(glance.update) / np.array(glance.weight)
-            values = (relative, glance.cosine, glance.saturated)
+            values = (relative, glance.cosine, 100 * np.array(glance.saturated))
             for axes, shown in zip(panels, values, strict=True):
                 axes.plot(range(1, len(shown) + 1), shown, "-", label=label, **style)
     titles = ("size of an update", "direction of an update", "saturation")
     labels = (
         "norm of update / norm of weights",
         "cosine with the true gradient",
-        "share of saturated units",
+        "saturated units (%)",
     )
     lr, l2 = map(written, LAYERS_OF)
     figure.suptitle(f"Learning rate {lr}, weight decay {l2} ({scale.title})", fontsize=12)
@@ -176,7 +203,7 @@ def draw_layers(found: Sequence[Results]) -> Figure | None:
         axes.set_xticks(range(1, 18, 4))
     panels[0].set_yscale("log")
     panels[1].set_ylim(-0.25, 1.05)
-    panels[2].set_ylim(-0.02, 1.02)
+    panels[2].set_ylim(-2, 102)
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(handles, names, loc="outside lower center", ncols=4, fontsize=9)
     return figure
@@ -186,7 +213,8 @@ def _shown_pair(found: Sequence[Results]) -> tuple[dict[str, Record], Scale | No
     for results in found:
         runs = pair(results)
         if len(runs) == len(RULES):
-            return runs, results.scale
+            epochs = common_epochs(runs.values())
+            return {rule: record.until(epochs) for rule, record in runs.items()}, results.scale
     return {}, None
 
 
@@ -268,7 +296,7 @@ def answer(results: Results) -> str:
         parts.append(
             f"With learning rates above the paper's for both rules, the best final accuracy of "
             f"Linear Backprop is {abs(gap.value):.1f} points {end} that of Backprop, {where} after "
-            f"{counted(gap.last)}."
+            f"{counted(gap.last)}. By learning rate, its best run is {_by_rate(results)}."
         )
     runs = pair(results)
     if len(runs) == len(RULES):

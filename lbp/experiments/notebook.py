@@ -17,7 +17,7 @@ from lbp.experiments.table import Table, inline
 from lbp.lab.provenance import Origin
 from lbp.lab.record import Record
 
-NOTHING = "Nothing is recorded yet."
+NOTHING = "Too few runs are recorded for this yet."
 _IPYTHON = {"In", "Out", "exit", "quit", "open", "get_ipython"}
 
 

@@ -24,11 +24,12 @@ def guessing(config: RunConfig) -> float:
 
 @dataclass(frozen=True)
 class Measure:
-    """A number, and the epochs that it rests on."""
+    """A number, the epochs that it rests on, and of how many seeds it is the mean."""
 
     value: float
     first: int
     last: int
+    seeds: int = 1
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,8 @@ def compares_decays(records: Iterable[Record]) -> bool:
 
 
 # --- of several seeds
+
+FEWEST_SEEDS = 3  # two seeds have a single distance, which can be small by chance
 
 
 @dataclass(frozen=True)

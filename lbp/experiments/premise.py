@@ -131,8 +131,8 @@ def measures(results: Results) -> Measures:
     - bp_saturated, linear_saturated: the share of saturated units in percent where the rules are
       compared, at the last glance that both have;
     - bp_overfit, linear_overfit: training minus test accuracy there, in points;
-    - bp_gain_saturated, linear_gain_saturated: see `gain_when_saturated`, mean over the runs for
-      which it is a number; NaN if there is none;
+    - bp_gain_saturated, linear_gain_saturated: see `gain_when_saturated`, the median of the runs
+      for which it is a number; NaN if there is none;
     - decay_saturation: at one learning rate under Linear Backprop, the share of saturated units
       with each smaller weight decay minus that with 0.1, the least of these, in percentage points.
     """
@@ -150,11 +150,11 @@ def measures(results: Results) -> Measures:
             found[f"{rule}_saturated"] = Measure(share(glance), glance.epoch, glance.epoch)
     for rule in RULES:
         if records := _compared(results, rule):
-            starts = [start for record in records if (start := saturated_from(record))]
             gains = gains_when_saturated(results, rule)
-            mean = float(np.mean(gains)) if gains else math.nan
+            median = float(np.median([gain for _, gain in gains])) if gains else math.nan
+            starts = [start for record, _ in gains if (start := saturated_from(record))]
             window = min(starts, default=1), common_epochs(records)
-            found[f"{rule}_gain_saturated"] = Measure(mean, *window)
+            found[f"{rule}_gain_saturated"] = Measure(median, *window)
     of_one_rate = [
         r for (lr, _, rule), r in going.items() if (lr, rule) == (LEARNING_RATE, "linear")
     ]
@@ -168,10 +168,10 @@ def measures(results: Results) -> Measures:
     return found
 
 
-def gains_when_saturated(results: Results, rule: str) -> list[float]:
-    """Return each run's gain, see `gain_when_saturated`, where it is a number; in points."""
-    gains = map(gain_when_saturated, _compared(results, rule))
-    return [gain for gain in gains if not math.isnan(gain)]
+def gains_when_saturated(results: Results, rule: str) -> list[tuple[Record, float]]:
+    """Return the runs whose gain is a number, and it; in points, see `gain_when_saturated`."""
+    gains = [(record, gain_when_saturated(record)) for record in _compared(results, rule)]
+    return [(record, gain) for record, gain in gains if not math.isnan(gain)]
 
 
 def _compared(results: Results, rule: str) -> list[Record]:
@@ -209,15 +209,26 @@ def table(found: Sequence[Results]) -> Table:
             label = f"{_label(rule, lr, l2)}, {results.scale.title}"
             rows.append([label, f"{epochs} (diverged)" if record.diverged else str(epochs), *cells])
     return Table(
-        "Gradient: the norm of the true gradient, first layer over last. Saturated units: at the "
-        "last glance. Training accuracy: the mean over the last tenth of the epochs, its change "
-        "from the tenth before, and how far it is above test accuracy.",
+        "Gradient: the norm of the true gradient, first layer over last, as a geometric mean over "
+        "all looks at the layers. Saturated units: at the last look. Training accuracy: the mean "
+        "over the last tenth of the epochs, its change from the tenth before, and how far it is "
+        "above test accuracy.",
         [
             *("run", "epochs", "gradient", "saturated units (%)", "most saturated layer (%)"),
             *("training accuracy (%)", "change (points)", "above test accuracy (points)"),
         ],
         rows or [["not yet run", *["-"] * 7]],
     )
+
+
+def _pair(record: Record) -> str:
+    return f"{written(record.config.lr)} with {written(record.config.l2)}"
+
+
+def _gain(numbers: Measures, rule: str) -> float:
+    """Return a rule's gain when saturated, NaN where no run came so far, 0 without any run."""
+    name = f"{rule}_gain_saturated"
+    return numbers[name].value if name in numbers else 0.0
 
 
 def _label(rule: str, lr: float, l2: float) -> str:
@@ -285,8 +296,8 @@ def answer(results: Results) -> str:
     if gradient := known.get("gradient_ratio"):
         parts.append(
             f"Under Backprop with its pair of Figure 2, the norm of the gradient in the first "
-            f"layer is {gradient.value:.2g} times that in the last, on average over "
-            f"{counted(gradient.last)} {where}."
+            f"layer is {gradient.value:.2g} times that in the last {where}, the geometric mean of "
+            f"the looks over {counted(gradient.last)}."
         )
     lr, l2 = map(written, COMPARED)
     if {"bp_saturated", "linear_saturated"} <= set(known):
@@ -299,24 +310,23 @@ def answer(results: Results) -> str:
     for rule in RULES:
         if gain := known.get(f"{rule}_gain_saturated"):
             gains = gains_when_saturated(results, rule)
-            of_each = (
-                f", on average over {len(gains)} runs (from {min(gains):+z.1f} to "
-                f"{max(gains):+z.1f})"
-                if len(gains) > 1
-                else " in the one run that comes so far"
+            each = "; ".join(
+                f"{points:+z.1f} points at {_pair(record)}, from epoch {saturated_from(record)} on"
+                for record, points in gains
             )
+            runs = "one run" if len(gains) == 1 else f"{len(gains)} runs"
             parts.append(
-                f"Under {LABELS[rule]}, half of a layer's units are saturated after epoch "
-                f"{gain.first} at the earliest; from the first such look to the last tenth of "
-                f"{counted(gain.last)}, training accuracy changes by {gain.value:+z.1f} "
-                f"points{of_each}, {where}."
+                f"Under {LABELS[rule]}, {runs} {where} had half of a layer's units saturated while "
+                "much was left to learn. From the first look that shows it to the last tenth of "
+                f"{counted(gain.last)}, training accuracy changes by {each}."
             )
-        elif f"{rule}_gain_saturated" in numbers:
-            parts.append(
-                f"Under {LABELS[rule]}, no run {where} has a layer with half of its units "
-                "saturated while there is much left to learn, up to epoch "
-                f"{numbers[f'{rule}_gain_saturated'].last}."
-            )
+    if none := [rule for rule in RULES if math.isnan(_gain(numbers, rule))]:
+        rules = " and ".join(f"under {LABELS[rule]}" for rule in none)
+        last = min(numbers[f"{rule}_gain_saturated"].last for rule in none)
+        parts.append(
+            f"{rules[0].upper()}{rules[1:]}, no run {where} had half of a layer's units saturated "
+            f"while much was left to learn, up to epoch {last}."
+        )
     if {"bp_overfit", "linear_overfit"} <= set(known):
         bp, linear = known["bp_overfit"], known["linear_overfit"]
         parts.append(

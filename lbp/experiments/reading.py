@@ -33,11 +33,12 @@ def after_100() -> str:
         last = [mid for e, mid in zip(curve.epochs, curve.mid, strict=True) if e >= LAST_TENTH]
         end[rule] = float(np.mean(last))
     changes = " and ".join(
-        f"that of {LABELS[rule]} by {end[rule] - early[rule]:+z.1f} points" for rule in RULES
+        f"{LABELS[rule]}'s accuracy changes by {end[rule] - early[rule]:+z.1f} points"
+        for rule in RULES
     )
     return (
-        f"From epoch {TEXT} to the last tenth of the axis (the mean of the points read there), the "
-        f"accuracy changes: {changes}. Linear Backprop is "
+        f"From epoch {TEXT} to the last tenth of the axis (the mean of the points read there), "
+        f"{changes}. Linear Backprop is "
         f"{early['linear'] - early['bp']:.1f} points ahead at epoch {TEXT}, and "
         f"{end['linear'] - end['bp']:.1f} points at the end."
     )

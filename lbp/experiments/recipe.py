@@ -229,10 +229,11 @@ def answer(results: Results) -> str:
     seed = measures(results).get("seed_difference")
     if seed is None:
         return f"{parts[0]} How far two seeds differ is not yet known, so no recipe is excluded."
-    parts.append(f"Two seeds of the plain recipe differ by up to {seed.value:.1f} points.")
+    parts.append(f"One pair of seeds of the plain recipe differs by up to {seed.value:.1f} points.")
     names = "; ".join(f'"{name}"' for name in excluded(results))
     parts.append(
-        f"Excluded, being further away than the nearest by more than twice that: {names}."
+        f"Excluded, being further away than the nearest by more than twice that: {names}. The "
+        "order of the others is open."
         if names
         else "No recipe is further from the nearest than twice that, so one epoch excludes none."
     )

@@ -132,8 +132,9 @@ def draw() -> Figure:
         axes.set_axis_off()
     for axes in grid[:, 0]:
         axes.set_ylabel("factor of the\ngradient")
-    for axes in grid[-1]:
+    for axes in grid.flat[: len(PUBLISHED)][-columns:]:  # the lowest of each column
         axes.set_xlabel("pre-activation z")
+        axes.tick_params(labelbottom=True)
     for activation, (colour, line) in LOOKS.items():
         grid.flat[0].plot([], [], color=colour, linestyle=line, label=SHOWN[activation])
     grid.flat[0].plot([], [], color="#555555", label="any of them")

@@ -52,6 +52,7 @@ class Choice:
     on_halves: tuple[Record, Record]  # the best on half 0 and on half 1
     judged: float  # the mean of the accuracies of each on the other half
     epochs: int  # over which the runs were compared
+    compared: int  # how many runs that were
 
     @property
     def leak(self) -> float:
@@ -74,7 +75,8 @@ def choose(records: Sequence[Record]) -> Choice:
     on_test = max(records, key=on["test_error"])
     first, second = (max(records, key=on[half]) for half in halves)
     judged = (on[halves[1]](first) + on[halves[0]](second)) / 2
-    return Choice(on_test, on["test_error"](on_test), (first, second), judged, epochs)
+    reported = on["test_error"](on_test)
+    return Choice(on_test, reported, (first, second), judged, epochs, len(records))
 
 
 def choices(results: Results) -> dict[tuple[str, str], Choice]:
@@ -169,16 +171,17 @@ def table(found: Sequence[Results]) -> Table:
             if choice := made.get((activation, rule)):
                 halves = dict.fromkeys(map(pair, choice.on_halves))
                 leak = f"{choice.leak:+z.2f}"
-                row += [str(choice.epochs), f"{pair(choice.on_test)}: {choice.reported:.1f}"]
+                row += [str(choice.compared), str(choice.epochs)]
+                row += [f"{pair(choice.on_test)}: {choice.reported:.1f}"]
                 row += [f"{'; '.join(halves)}: {choice.judged:.1f}", leak]
             else:
-                row += ["-"] * 4
+                row += ["-"] * 5
             rows.append(row)
     return Table(
         "The best learning rate and weight decay, and the accuracy in percent: chosen and judged "
         "on the whole test set, as in the paper; and chosen on one half, judged on the other.",
         [
-            *("runs of", "recorded", "epochs compared"),
+            *("runs of", "recorded", "compared", "over epochs"),
             *("on the test set", "half by half", "difference (points)"),
         ],
         rows,
@@ -204,8 +207,11 @@ def answer(results: Results) -> str:
             if any(round(choice.leak, 2) for choice in made)
             else f"nothing for any of {len(made)} combinations of activation and rule"
         )
+        compared = max(choice.compared for choice in made)
+        most = f"at most {compared} of {len(LEARNING_RATES) * len(WEIGHT_DECAYS)} pairs each"
         parts.append(
-            f"After {counted(mean.last)}{more} {where}, choosing on the test set adds {adds}."
+            f"After {counted(mean.last)}{more} {where}, choosing on the test set adds {adds}, with "
+            f"{most} to choose from."
         )
     for rule in RULES:
         if short := numbers.get(f"{rule}_shortfall"):

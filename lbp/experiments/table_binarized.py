@@ -51,6 +51,7 @@ WEIGHT_DECAY = 1e-4  # the one that is trained first, and in a narrow network th
 NARROW_WIDTH = 1 / 4
 NEAR_GUESSING = 88.0  # percent of error from which on guessing is named beside it
 EARLY = 10  # "the start of training", in epochs; all that a narrow network is trained for
+LEARNT = 5.0  # points above guessing from which on a network has learnt something
 NOTES = {
     NARROW.name: (
         "Narrow network: every layer of the binarized ResNet has a quarter of the paper's "
@@ -135,7 +136,7 @@ def measures(results: Results) -> Measures:
     - early_gap: Linear Backprop minus Backprop, the best mean accuracy over the first 10 epochs
       that a pair of each has, in points;
     - slower: how many times as many epochs the network needs as VGG19 to the highest accuracy that
-      both reach, the smaller of both rules.
+      both reach, the smaller of the rules under which that is 5 points above guessing or more.
     """
     by_rule, made = runs(results), choices(results)
     epochs = common_epochs(record for records in by_rule.values() for record in records)
@@ -159,7 +160,9 @@ def measures(results: Results) -> Measures:
         found["early_gap"] = Measure(best["linear"] - best["bp"], 1, early)
     run = races(results).values()
     if len(run) == len(RULES):
-        slower = min(race.binarized / race.vgg19 for race in run)
+        least = guessing(results.goals[0].config) + LEARNT
+        times = [race.binarized / race.vgg19 for race in run if race.level >= least]
+        slower = min(times, default=math.nan)
         found["slower"] = Measure(slower, 1, min(race.last for race in run))
     return found
 

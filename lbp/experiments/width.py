@@ -11,6 +11,7 @@ from lbp.experiments.numbers import (
     Measure,
     Measures,
     common_epochs,
+    counted,
     first_epochs,
     mean_accuracy,
     number,
@@ -115,5 +116,8 @@ def answer(results: Results) -> str:
         f"at width {Fraction(width)}"
         for lead, width in zip(leads, WIDTHS[results.scale.name], strict=True)
     )
-    epochs = first_epochs(min(lead.last for lead in leads))
-    return f"Over {epochs}, Backprop is on average {at}."
+    last = min(lead.last for lead in leads)
+    open_ = (
+        "" if last == EPOCHS else f"Not yet decided: {counted(last)} of {EPOCHS} at both widths. "
+    )
+    return f"{open_}Over {first_epochs(last)}, Backprop's mean accuracy is {at}."

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.torch_version import TorchVersion
 
 from lbp.coverage import Covered, not_overwriting, overwrites
@@ -180,11 +181,16 @@ def _stock(call: _Call, z: Tensor) -> Tensor:
 
 def _out_of_place(call: _Call, learns: bool, z: Tensor) -> Tensor:
     """Make a call that leaves its input as it is; `learns` if it has parameters."""
-    if call.rule.inner:
+    if call.rule.inner is not None:
         return _handed_on(call, call.rule.inner, learns, z)
-    if learns or call.rule.needs_value:
+    if learns or call.rule.needs_value or _has_to_be_apart(call):
         return _beside(call, learns, z)
     return _apply(_Ruled, z, call)
+
+
+def _has_to_be_apart(call: _Call) -> bool:
+    """Whether a transform of torch.func would lose a module's buffers in an autograd function."""
+    return isinstance(call.function, Whole) and torch._C._are_functorch_transforms_active()
 
 
 def _handed_on(call: _Call, inner: Rule, learns: bool, z: Tensor) -> Tensor:
@@ -223,9 +229,10 @@ def _beside(call: _Call, learns: bool, z: Tensor) -> Tensor:
         # gradient is scaled behind it, on its way to the input.
         scaled = _apply(_Joined, z, z.detach(), None, LINEAR, rule.true_share) if learns else z
         out = _apply(_Joined, _stock(call, scaled), z, None, rule, share)
-    elif rule.surrogate:
+    elif rule.surrogate is not None:
         y = _stock(call, z.detach())
-        version = None if torch.compiler.is_compiling() else z._version
+        counted = not (torch.compiler.is_compiling() or z.is_inference())
+        version = z._version if counted else None
         s = call_stock(rule.surrogate, z)
         if version is not None and z._version != version:
             raise LbpError(
@@ -249,6 +256,26 @@ def _beside(call: _Call, learns: bool, z: Tensor) -> Tensor:
         kept = rule.keep(z.detach(), y.detach()) if rule.keep else None
         out = _apply(_Joined, y, z, kept, rule, share)
     return out
+
+
+def check_without_gradient(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `LbpError` where a call under torch.no_grad() would lose the rule all the same.
+
+    That is while torch.jit.trace traces, and in forward-mode differentiation.
+    """
+    refuse_jit_trace(rule)
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0:
+        _refuse_forward_mode(rule, args, kwargs)
+
+
+def _refuse_forward_mode(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise `LbpError` if an argument has a tangent: the autograd functions here have no `jvp`."""
+    for value in (*args, *kwargs.values()):
+        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+            raise LbpError(
+                f"forward-mode differentiation would lose the backward rule {rule.name!r}: use "
+                "reverse mode, as torch.func.jacrev does, or lbp.restore(model) first"
+            )
 
 
 def refuse_jit_trace(rule: Rule) -> None:
@@ -305,6 +332,8 @@ def _call_here(
         z, args = args[0], args[1:]
     else:
         name = "input" if "input" in kwargs else "x"  # PyTorch also accepts NumPy's name
+        if name not in kwargs:
+            return function(**kwargs)  # its own error names what is missing
         z, kwargs = kwargs[name], {k: v for k, v in kwargs.items() if k != name}
     if isinstance(z, torch.fx.Proxy):
         raise LbpError(
@@ -387,7 +416,7 @@ def call(
     Raises:
         LbpError: While torch.export traces with gradients enabled, or torch.fx or torch.jit.trace
             does: none keeps the backward pass. Nor does torch.compile under some transforms of
-            torch.func.
+            torch.func, nor forward-mode differentiation.
     """
     # While torch.compile traces, is_exporting() is true whatever it traces for.
     if torch.compiler._is_exporting_flag:
@@ -396,7 +425,10 @@ def call(
             "export under torch.no_grad(), or lbp.restore(model) first"
         )
     refuse_jit_trace(rule)
-    outside = torch.compiler.is_compiling() and _leaves_the_graph()
+    compiling = torch.compiler.is_compiling()
+    if not compiling and forward_ad._current_level >= 0:
+        _refuse_forward_mode(rule, args, kwargs)
+    outside = compiling and _leaves_the_graph()
     called = _call_outside if outside else _call_here
     if not _watchers:
         return called(rule, covered, function, args, kwargs)

@@ -4,6 +4,7 @@ A PyTorch function mode sees each call and passes the covered ones to `lbp.autog
 """
 
 import contextlib
+import inspect
 import itertools
 import sys
 import threading
@@ -22,7 +23,7 @@ from torch.overrides import (
     get_overridable_functions,
 )
 
-from lbp.autograd import call, call_own, call_stock, call_whole, refuse_jit_trace
+from lbp.autograd import call, call_own, call_stock, call_whole, check_without_gradient
 from lbp.coverage import FUNCTIONS, FUNCTIONS_LEFT_ALONE, WHOLE, Covered
 from lbp.errors import LbpError, LbpWarning
 from lbp.literature import as_rule
@@ -74,7 +75,31 @@ def _innermost() -> Any:
     return modes[-1] if modes else None
 
 
-class BackwardRule(contextlib.ContextDecorator, TorchFunctionMode):
+class _Decorator(contextlib.ContextDecorator):
+    """Decorates functions that have returned when their call ends."""
+
+    def __call__(self, function: Callable[..., Any]) -> Any:
+        """Return the function, called in the block.
+
+        Raises:
+            LbpError: If it is a coroutine, a generator or a class, whose code runs elsewhere.
+        """
+        kinds: dict[str, Callable[..., bool]] = {
+            "a coroutine": inspect.iscoroutinefunction,
+            "a generator": inspect.isgeneratorfunction,
+            "an asynchronous generator": inspect.isasyncgenfunction,
+            "a class": inspect.isclass,
+        }
+        for kind, is_of_kind in kinds.items():
+            if is_of_kind(function):
+                raise LbpError(
+                    f"{function.__name__} is {kind}, which runs after the decorated call: "
+                    "write `with lbp.backward_rule(...):` around the calls of the model in it"
+                )
+        return super().__call__(function)
+
+
+class BackwardRule(_Decorator, TorchFunctionMode):
     """The mode behind `backward_rule`.
 
     It enters and leaves PyTorch's stack of modes by methods of its own. With the inherited ones,
@@ -104,6 +129,10 @@ class BackwardRule(contextlib.ContextDecorator, TorchFunctionMode):
 
     def _leave_from_within(self) -> NoReturn:
         """Leave a block in which another was entered that is still open."""
+        if self not in _get_current_function_mode_stack():
+            raise LbpError(
+                f"the block of the rule {self.rule.name!r} is not open: it was left before"
+            )
         opened = []
         while (mode := _innermost()) is not None:
             _pop_mode()
@@ -139,7 +168,7 @@ class BackwardRule(contextlib.ContextDecorator, TorchFunctionMode):
             return func(*args, **kwargs)
         if not torch.is_grad_enabled():
             if not self.rule.is_bp:
-                refuse_jit_trace(self.rule)
+                check_without_gradient(self.rule, args, kwargs)
             return func(*args, **kwargs)
         if not torch.compiler.is_compiling():
             self.reached = True
@@ -224,7 +253,7 @@ def _compiled_since(began: int, outputs: list[Any]) -> bool:
     return False
 
 
-class _OnlyInside(contextlib.ContextDecorator, contextlib.AbstractContextManager[None]):
+class _OnlyInside(_Decorator, contextlib.AbstractContextManager[None]):
     """The rule bp. It enters its mode only inside another block, because modes cost time."""
 
     def __init__(self, mode: BackwardRule) -> None:

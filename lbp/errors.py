@@ -1,7 +1,7 @@
 """One error for everything a user can get wrong, and the checks that many places share."""
 
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Hashable, Iterable
 
 
 class LbpError(ValueError):
@@ -39,7 +39,7 @@ def check_choice(what: str, value: object, allowed: Iterable[object], *further: 
         further: What else may be chosen, in words.
     """
     allowed = list(allowed)
-    if value not in allowed:
+    if not isinstance(value, Hashable) or value not in allowed:  # an array compares element-wise
         names = ", ".join([*map(str, allowed), *further])
         raise LbpError(f"unknown {what} {short(value)}: choose from {names}")
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from lbp.autograd import call, call_own, refuse_jit_trace
+from lbp.autograd import call, call_own, check_without_gradient
 from lbp.coverage import FUNCTIONS, Covered
 from lbp.rules import Rule
 from lbp.whole import by_position
@@ -32,6 +32,11 @@ class RuledFunction:
     covered: Covered = field(repr=False)
     rule: Rule
 
+    @property
+    def __name__(self) -> str:
+        """The name of the function; a partial has none."""
+        return self.function.__name__
+
     def __call__(self, *args: Any, **kwargs: Any) -> Tensor:
         """Return the function's value, with the rule's backward pass."""
         function: Any = self.function
@@ -41,7 +46,7 @@ class RuledFunction:
         if own:
             args, kwargs = by_position(function, args, kwargs)
         if not torch.is_grad_enabled() and not (args and isinstance(args[0], Proxy)):
-            refuse_jit_trace(self.rule)
+            check_without_gradient(self.rule, args, kwargs)
             return function(*args, **kwargs)  # type: ignore[no-any-return]
         called = call_own if own else call
         return called(self.rule, self.covered, function, args, kwargs)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch._compile import _disable_dynamo
 from torch.fx import Proxy
 
-from lbp.autograd import call, call_whole, refuse_jit_trace
+from lbp.autograd import call, call_own, call_whole, check_without_gradient
 from lbp.coverage import COVERED, MODULES, MODULES_LEFT_ALONE, Covered, resolve
 from lbp.errors import LbpError, short
 from lbp.held import Functions, Held, held_by, in_containers
@@ -115,6 +115,7 @@ class _UnderRule(nn.Module):
     lbp_rule: Rule
     _covered: ClassVar[Covered]
     _function: ClassVar[Callable[..., Tensor]]
+    _call: ClassVar[Callable[..., Tensor]]
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         # torch.fx treats only PyTorch's own classes as leaves and would trace into this one, where
@@ -124,13 +125,13 @@ class _UnderRule(nn.Module):
             if name := tracer.path_of_module(self):
                 return tracer.create_proxy("call_module", name, args, kwargs)  # type: ignore[no-any-return]
         if not torch.is_grad_enabled():
-            refuse_jit_trace(self.lbp_rule)
+            check_without_gradient(self.lbp_rule, args, kwargs)
             return super().forward(*args, **kwargs)  # type: ignore[no-any-return]
         return self._under_rule(args, kwargs)
 
     def _under_rule(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         kwargs |= {name: getattr(self, name) for name in self._covered.arguments}
-        return call(self.lbp_rule, self._covered, self._function, args, kwargs)
+        return self._call(self.lbp_rule, self._covered, self._function, args, kwargs)
 
     def __prepare_scriptable__(self) -> NoReturn:  # torch.jit.script asks for it
         raise LbpError(
@@ -150,10 +151,13 @@ class _WholeUnderRule(_UnderRule):
     def _under_rule(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         unit = Whole(self, type(self)._function)
         if not args:
-            args = (kwargs.pop(first_argument(unit.forward)),)
+            name = first_argument(unit.forward)
+            if name not in kwargs:  # its own error names what is missing
+                return unit.forward(self, **kwargs)
+            args = (kwargs.pop(name),)
         # Dynamo does not trace a module's own code within an autograd function. The graph is broken
         # here, and with `fullgraph=True` that is an error.
-        called = _in_python if torch.compiler.is_compiling() else call_whole
+        called = _in_python if torch.compiler.is_dynamo_compiling() else call_whole
         return called(self.lbp_rule, self._covered, unit, args, kwargs)
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -183,6 +187,11 @@ RULED: dict[type[nn.Module], type[nn.Module]] = {}
 STOCK: dict[type[nn.Module], type[nn.Module]] = {}
 
 
+def ruled_name(stock: type[nn.Module]) -> str:
+    """Return how the class is called whose modules are modules of `stock` under a rule."""
+    return f"Ruled{stock.__name__}"
+
+
 def add_module_class(
     stock: type[nn.Module],
     covered: Covered,
@@ -199,12 +208,13 @@ def add_module_class(
         namespace: That of the module in which pickle will look for the new class.
         base: What is put in front of the class.
     """
-    name = f"Ruled{stock.__name__}"
+    name = ruled_name(stock)
     members = {
         "__module__": namespace["__name__"],
         "__doc__": f"`{stock.__name__}` under a backward rule.",
         "_covered": covered,
         "_function": staticmethod(function),
+        "_call": staticmethod(call if covered.functions else call_own),  # PyTorch's, or a user's
     }
     RULED[stock] = namespace[name] = type(name, (base, stock), members)
     STOCK[RULED[stock]] = stock
@@ -395,7 +405,13 @@ def _checked_choice(found: dict[str, nn.Module | Held], where: Where) -> set[str
     raise LbpError(f"where={short(where)} matches no activation module: choose from {names}")
 
 
-def _no_activations(modules: dict[str, nn.Module]) -> str:
+def _no_activations(modules: dict[str, nn.Module], looked_at: bool = False) -> str:
+    """Say that a model has no activation modules; `looked_at` if a pass looked for some."""
+    if looked_at:
+        from lbp.lookalike import FEWEST  # imported here: it needs this module
+
+        found = _no_activations(modules)
+        return f"{found} (a class is found by its behaviour if it is called with {FEWEST} numbers)"
     calls: set[str] = set().union(*(_calls(module) for module in modules.values()))
     if calls:
         names = ", ".join(sorted(calls))
@@ -455,7 +471,7 @@ def _undo(model: nn.Module, before: list[tuple[nn.Module | Held, Rule]]) -> None
 def _audit(model: nn.Module, example: Any) -> "Audit":
     from lbp.reach import audit  # imported here: it needs this module
 
-    args = example if isinstance(example, tuple) else (example,)
+    args = example if type(example) is tuple else (example,)  # a named tuple is one argument
     return audit(model, **example) if isinstance(example, Mapping) else audit(model, *args)
 
 
@@ -499,6 +515,10 @@ def linearize(
     A function that a module holds as an attribute is changed as well, under the attribute's name:
     `layers.0.activation` of an `nn.TransformerEncoder`, whose layers hold `F.relu`. The attribute
     is then another object, so code that asks whether it `is F.relu` finds that it is not.
+
+    Rules that read the pre-activations keep them, as the stock function may not: PyTorch raises an
+    error where they are overwritten before the backward pass. Of an in-place call on a slice, whose
+    copy is dense, such rules may round the last bit of the value differently.
 
     torch.jit.script and torch.jit.trace keep no backward pass, and torch.ao's `fuse_modules` knows
     the stock classes alone: use them before `linearize`, or after `restore`. torch.compile keeps
@@ -565,6 +585,10 @@ def linearize(
                 _change(part, BP)
         else:
             left[name] = f"{_label(place)}, not chosen"
+    for name, place in found.items():
+        if place in inside and name in changed:
+            del changed[name]
+            left[name] = f"{_label(place)}, part of a module that is taken whole"
     for name, module in modules.items():
         if name not in found and module not in inside and (why := _why_left(module)):
             left[name] = why
@@ -583,8 +607,8 @@ def linearize(
             taken = sorted(names.intersection(report.changed.values()))
             return Linearized(model, replace(report, by_behaviour=tuple(taken)))
         if not found:
-            raise LbpError(_no_activations(modules))
-        if strict:
+            raise LbpError(_no_activations(modules, looked_at=True))
+        if strict and not checked.is_bp:  # nothing has to follow the rule bp
             _check_nothing_remains(checked.name, audit, found.keys() - chosen)
     except BaseException:
         _undo(model, before)

@@ -4,6 +4,7 @@
 the parameters of its paper; the function of the same name takes others.
 """
 
+import inspect
 import math
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,6 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lbp.coverage import FUNCTIONS
 from lbp.errors import LbpError, check_choice
 from lbp.rules import AS_PRINTED, BP, LINEAR, Field, Rule, factor, is_number, leaky
 
@@ -259,6 +261,10 @@ def compose(*rules: str | Rule | Field) -> Rule:
     So `compose("full-jam", "bp")` is the true gradient times noise. The last rule may be any one;
     the others have no true_share and no surrogate, as they know nothing of the function.
 
+    An activation function with parameters of its own is computed twice under such a rule: with
+    random numbers in it, the value is that of the second time. If it is a module that is taken
+    whole, call it from one thread at a time, as its parameters are set aside meanwhile.
+
     Raises:
         LbpError: If there is none, one is unknown, or an earlier rule needs the function.
     """
@@ -288,6 +294,11 @@ def as_rule(rule: str | Rule | Field) -> Rule:
         raise LbpError(
             f"the module {type(rule).__name__} is not a backward rule: give a name such as "
             "'linear', a function of (pre-activation, gradient) or lbp.surrogate(module)"
+        )
+    if inspect.isroutine(rule) and rule in FUNCTIONS:
+        raise LbpError(
+            f"{rule.__name__} is an activation function, not a backward rule: "
+            f"lbp.surrogate({rule.__name__}) takes its derivative"
         )
     if callable(rule):
         made = Rule(getattr(rule, "__name__", type(rule).__name__), rule)

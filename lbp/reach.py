@@ -5,6 +5,8 @@ from the calls themselves; the others are judged by their names.
 """
 
 import copy
+import random
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import ExitStack, contextmanager
@@ -149,14 +151,30 @@ def audit(model: nn.Module, /, *inputs: Any, **named: Any) -> Audit:
     )
 
 
-def _pass(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> "_Seen":
-    """Call a copy of a model and return what that shows."""
+def _pass(
+    model: nn.Module,
+    inputs: tuple[Any, ...],
+    named: dict[str, Any],
+    *,
+    with_gradient: bool = False,
+) -> "_Seen":
+    """Call a copy of a model and return what that shows.
+
+    Args:
+        model: The model.
+        inputs: What it is called with.
+        named: What it is called with by name.
+        with_gradient: Whether all inputs get a gradient, so that a branch of data is seen.
+    """
     if any(p.is_meta for p in model.parameters()):
         raise LbpError("the model is on the meta device: give it numbers, as model.to_empty does")
     ours = _copy(model)
     seen = _Seen()
     with _watched(ours, seen):
-        seen.outputs = _call(ours, *_fresh(inputs, named))
+        fresh = _fresh(inputs, named)
+        if with_gradient:
+            fresh = tree_map_only(Tensor, _that_may_be_overwritten, fresh)
+        seen.outputs = _call(ours, *fresh)
     seen.claim("", _nodes(seen.outputs))
     return seen
 
@@ -186,6 +204,8 @@ def not_gates(model: nn.Module, /, *inputs: Any, **named: Any) -> NotGates:
     functions add to the gradient stays. `Audit.gates` counts more: also a tanh that is multiplied,
     and what multiplies itself.
 
+    A branch is what depends on the input or on other layers; a parameter by itself is none.
+
     A module that is a gate in one call is left alone in all. The result is a function of name and
     module, so it can be joined with a further condition in a function of your own.
 
@@ -199,7 +219,18 @@ def not_gates(model: nn.Module, /, *inputs: Any, **named: Any) -> NotGates:
     """
     check_model(model)
     changed, _ = linearize(_copy(model))
-    return NotGates(_shares(_pass(changed, inputs, named)))
+    for parameter in changed.parameters():  # a branch may come from layers that are frozen
+        parameter.requires_grad_(_can_have_gradient(parameter))
+    return NotGates(_shares(_pass(changed, inputs, named, with_gradient=True)))
+
+
+def _that_may_be_overwritten(tensor: Tensor) -> Tensor:
+    """Return a tensor with a gradient, where it can have one, which a model may overwrite."""
+    return tensor.requires_grad_().clone() if _can_have_gradient(tensor) else tensor
+
+
+def _can_have_gradient(tensor: Tensor) -> bool:
+    return tensor.is_floating_point() or tensor.is_complex()
 
 
 @dataclass(frozen=True)
@@ -330,10 +361,20 @@ def _is_foreign(node: Any) -> bool:
     return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
-def _is_product(node: Any) -> bool:
-    """Whether a node multiplies two branches that both depend on something trained or given."""
-    factors = [following for following, _ in node.next_functions if following is not None]
-    return stem(node) in ("Mul", "Bmm", "Div") and len(factors) > 1
+def _factors(seen: _Seen, node: Any) -> list[Any]:
+    """Return what the factors of a product come from: of one that multiplies two branches.
+
+    A parameter by itself is no branch: to multiply by it is what a layer does.
+    """
+    if stem(node) not in ("Mul", "Bmm", "Div"):
+        return []
+    sources = [_source(seen, f) for f, _ in node.next_functions if f is not None]
+    branches = [source for source in sources if not _is_parameter(source)]
+    return branches if len(branches) > 1 else []
+
+
+def _is_parameter(node: Any) -> bool:
+    return isinstance(getattr(node, "variable", None), nn.Parameter)
 
 
 def _remaining(seen: _Seen) -> tuple[Remaining, ...]:
@@ -354,7 +395,7 @@ def _others(seen: _Seen) -> Counter[str]:
             continue
         if kind := _other(seen, node, module):
             found[kind] += 1
-        elif _is_product(node):
+        elif _factors(seen, node):
             found["a product of two branches"] += 1
     return found
 
@@ -395,8 +436,8 @@ def _shares(seen: _Seen) -> frozenset[str]:
 def _products(seen: _Seen) -> Iterator[list[Any]]:
     """Yield what the factors of each product come from."""
     for product in seen.owner.keys() - seen.ruled:
-        if _is_product(product):
-            yield [_source(seen, f) for f, _ in product.next_functions if f is not None]
+        if factors := _factors(seen, product):
+            yield factors
 
 
 def _source(seen: _Seen, node: Any) -> Any:
@@ -415,10 +456,28 @@ def _copy(model: nn.Module) -> nn.Module:
         ) from error
 
 
+@contextmanager
+def _own_random_numbers() -> Iterator[None]:
+    """Seed Python's and NumPy's random numbers within the block, and leave theirs as they were."""
+    numpy: Any = sys.modules.get("numpy")
+    state, arrays = random.getstate(), numpy and numpy.random.get_state()
+    random.seed(0)
+    if numpy:
+        numpy.random.seed(0)
+    try:
+        yield
+    finally:
+        random.setstate(state)
+        if numpy:
+            numpy.random.set_state(arrays)
+
+
 def _call(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> list[Tensor]:
     """Return the outputs of a model that have a gradient."""
+    if torch.is_inference_mode_enabled():
+        raise LbpError("torch.inference_mode() is on, which makes no gradients: leave it first")
     try:
-        with torch.enable_grad(), torch.random.fork_rng():
+        with torch.enable_grad(), torch.random.fork_rng(), _own_random_numbers():
             torch.manual_seed(0)
             outputs = model(*inputs, **named)
     except LbpError:

@@ -19,7 +19,7 @@ from torch.utils._device import DeviceContext
 
 from lbp.coverage import FUNCTIONS, MODULES, WHOLE, Covered
 from lbp.errors import LbpError, short
-from lbp.linearization import RULED, add_module_class, add_whole_class
+from lbp.linearization import RULED, STOCK, add_module_class, add_whole_class, ruled_name
 from lbp.whole import Whole, by_position, first_argument
 
 
@@ -84,7 +84,8 @@ def register_activation(
 
     Raises:
         LbpError: If the class is not a module, is registered already or one of PyTorch's that a
-            rule reaches, or the function does not take these arguments. Nothing is registered then.
+            rule reaches, the function does not take these arguments, or the name is taken that the
+            class has under a rule. Nothing is registered then.
     """
     module: Any = activation
     if inspect.isroutine(module) and function is None:
@@ -110,8 +111,14 @@ def register_activation(
     seen = _seen_by_blocks(function)
     covered = Covered(module.__name__, (), arguments=arguments, learns=learns, bounded=bounded)
     # The class of changed modules stands beside the user's: pickle imports that module to find it.
-    home = sys.modules[module.__module__]
-    add_module_class(module, covered, seen, home.__dict__)
+    home = vars(sys.modules[module.__module__])
+    name = ruled_name(module)
+    if name in home and home[name] not in STOCK:
+        raise LbpError(
+            f"{module.__module__} has a {name} already, which is how this library would call a "
+            f"{module.__name__} under a rule: give one of them another name"
+        )
+    add_module_class(module, covered, seen, home)
     FUNCTIONS[seen] = MODULES[module] = covered
     return seen
 
@@ -231,7 +238,7 @@ def _seen_by_blocks(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
         # Dynamo does not count modes here. Inside a block it leaves this call to Python: the graph
         # is broken, and with `fullgraph=True` that is an error. (`torch.compiler.disable` does the
         # same, but loads the compiler at once: seconds.)
-        if torch.compiler.is_compiling() and _mode_is_on():
+        if torch.compiler.is_dynamo_compiling() and _mode_is_on():
             return in_python(z, *args, **kwargs)
         if has_torch_function((z,)):
             return handle_torch_function(seen, (z,), z, *args, **kwargs)  # type: ignore[no-any-return]

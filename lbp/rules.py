@@ -73,7 +73,13 @@ class Rule:
     @property
     def needs_value(self) -> bool:
         """Whether the function's value is computed first, apart from its backward pass."""
-        return bool(self.true_share or self.keep or self.surrogate or self.inner)
+        # Asked for None, because Dynamo cannot ask a module or a rule whether it is true.
+        return (
+            self.true_share != 0
+            or self.keep is not None
+            or self.surrogate is not None
+            or self.inner is not None
+        )
 
     def gradient(self, z: Tensor, g: Tensor) -> Tensor:
         """Return `field(z, g)`.

@@ -26,8 +26,14 @@ class Whole:
 
     @property
     def learns(self) -> bool:
-        """Whether the module has parameters of its own."""
-        return any(True for _ in self.module.parameters())
+        """Whether the module has parameters of its own, or holds other tensors with a gradient."""
+        for module in self.module.modules():
+            if module._parameters:
+                return True
+            held = (*module._buffers.values(), *vars(module).values())
+            if any(isinstance(value, Tensor) and value.requires_grad for value in held):
+                return True
+        return False
 
     def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the module's value. A module that overwrites its input gets a copy."""

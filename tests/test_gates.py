@@ -136,3 +136,55 @@ def test_squeeze_and_excitation_networks(name):
         slope = hard_sigmoid_slope if "ard" in kind.__name__ else sigmoid_slope
         (found,) = torch.autograd.grad(module(z * 1).sum(), z)
         torch.testing.assert_close(found, slope(z.detach()))
+
+
+class Einsum(nn.Module):
+    """A layer behind a sigmoid, written as a product with a weight."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight, self.act = nn.Parameter(torch.randn(2, 5).double()), nn.Sigmoid()
+
+    def forward(self, x):
+        return torch.einsum("...h,oh->...o", self.act(x), self.weight)
+
+
+class Gain(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.act, self.gain = nn.Sigmoid(), nn.Parameter(torch.ones(5).double())
+
+    def forward(self, x):
+        return self.act(x) * self.gain
+
+
+@pytest.mark.parametrize("kind", [Einsum, Gain])
+def test_a_weight_is_no_branch(kind):
+    model = kind()
+    assert lbp.not_gates(model, X).gates == frozenset()
+    audit = lbp.audit(lbp.linearize(model)[0], X.clone().requires_grad_())
+    assert not audit.gates
+    assert "a product of two branches" not in audit.others
+
+
+class InputGate(nn.Module):
+    """The data themselves, multiplied by a gate; they may be overwritten."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer, self.act = nn.Linear(5, 5).double(), nn.Sigmoid()
+
+    def forward(self, x):
+        x -= 1
+        return x * self.act(self.layer(x))
+
+
+def test_data_and_frozen_layers_are_branches():
+    x = X.clone()
+    assert lbp.not_gates(InputGate(), x).gates == {"act"}
+    assert torch.equal(x, X)
+    assert not x.requires_grad
+    frozen = nn.Sequential(nn.Linear(5, 5).double(), InputGate())
+    frozen[0].requires_grad_(False)
+    assert lbp.not_gates(frozen, X).gates == {"1.act"}
+    assert [p.requires_grad for p in frozen.parameters()] == [False, False, True, True]

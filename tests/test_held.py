@@ -175,3 +175,11 @@ def test_compiled_whole_they_follow_the_rule():
     compiled(X).square().sum().backward()
     for parameter, gradient in zip(model.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.grad, gradient)
+
+
+def test_a_held_function_keeps_its_name():
+    def held(function):
+        return lbp.linearize(encoder(function))[0].layers[0].activation
+
+    assert held(F.gelu).__name__ == F.gelu.__name__
+    assert not hasattr(held(FUNCTIONS["tanh gelu"]), "__name__")  # a partial has none either

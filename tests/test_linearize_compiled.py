@@ -14,7 +14,8 @@ from torch.utils.checkpoint import checkpoint
 from lbp.block import backward_rule
 from lbp.errors import LbpError, LbpWarning
 from lbp.linearization import linearize
-from lbp.rules import leaky
+from lbp.literature import compose
+from lbp.rules import leaky, surrogate
 
 pytestmark = [
     pytest.mark.slow,
@@ -272,3 +273,22 @@ def test_elu_in_place_with_all_its_arguments():
     compiled = torch.compile(call, backend="eager", fullgraph=True)
     assert torch.equal(compiled(Z), F.elu_(Z.clone(), 1.0, 2.0))
     torch.testing.assert_close(gradient(compiled), gradient(call))
+
+
+@pytest.mark.parametrize(
+    ("rule", "act"),
+    [
+        (surrogate(nn.PReLU()), nn.Tanh()),
+        (compose("full-jam", "bp"), nn.ReLU(inplace=True)),
+        (compose("as-printed", "leaky"), nn.ReLU()),
+    ],
+    ids=["a module as surrogate", "composed with bp", "composed"],
+)
+def test_rules_with_parts_compile_whole(rule, act):
+    x = torch.randn(3, 4)
+    model, _ = linearize(nn.Sequential(nn.Linear(4, 4), act), rule)
+    compiled = torch.compile(model, backend="eager", fullgraph=True)
+    torch.manual_seed(0)
+    expected = torch.autograd.grad(model(x).sum(), model[0].weight)[0]
+    torch.manual_seed(0)
+    assert torch.allclose(torch.autograd.grad(compiled(x).sum(), model[0].weight)[0], expected)

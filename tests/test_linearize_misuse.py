@@ -2,6 +2,7 @@
 
 import functools
 import pickle
+import random
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 
+import lbp
 from lbp import literature, rules
 from lbp.block import backward_rule
 from lbp.errors import LbpError, LbpWarning
@@ -338,3 +340,90 @@ def test_a_function_that_a_decorated_or_a_traced_forward_calls_is_named():
 
     for model in (Decorated(), torch.fx.symbolic_trace(Decorated())):
         assert "calls sigmoid" in linearize(model)[1].left[""]
+
+
+@pytest.mark.parametrize("rule", ["linear", "bp"])
+def test_what_runs_after_a_decorated_call_cannot_be_decorated(rule):
+    async def coroutine():
+        return torch.relu(torch.zeros(1))
+
+    def generator():
+        yield torch.relu(torch.zeros(1))
+
+    async def both():
+        yield torch.relu(torch.zeros(1))
+
+    for function, kind in {
+        coroutine: "a coroutine",
+        generator: "a generator",
+        both: "an asynchronous generator",
+        nn.ReLU: "a class",
+    }.items():
+        with pytest.raises(LbpError, match=f"{function.__name__} is {kind}, which runs after"):
+            backward_rule(rule)(function)
+
+
+def test_a_block_that_is_left_twice_says_so():
+    block = backward_rule("linear")
+    with block:
+        pass
+    with pytest.raises(LbpError, match="the block of the rule 'linear' is not open"):
+        block.__exit__(None, None, None)
+
+
+@pytest.mark.parametrize("rule", [torch.tanh, F.relu])
+def test_an_activation_function_is_no_rule(rule):
+    with pytest.raises(LbpError, match=rf"lbp\.surrogate\({rule.__name__}\) takes"):
+        linearize(net(), rule)
+
+
+def test_an_array_is_no_rule():
+    with pytest.raises(LbpError, match=r"unknown backward rule array\(\[1, 2\]\)"):
+        linearize(net(), np.array([1, 2]))
+
+
+def test_a_loop_over_rules_may_be_strict_with_its_baseline():
+    model, x = net(), torch.randn(4, 4)
+    for rule in ("bp", "linear"):
+        _, report = linearize(model, rule, example=x, strict=True)
+        assert report.audit.differs == (rule != "bp")
+
+
+def test_a_named_tuple_is_one_argument():
+    class Packed(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.rnn, self.act = nn.LSTM(4, 4, batch_first=True), nn.Tanh()
+
+        def forward(self, packed):
+            return self.act(self.rnn(packed)[1][0])
+
+    sequences = nn.utils.rnn.pack_padded_sequence(torch.randn(2, 3, 4), [3, 2], batch_first=True)
+    _, report = linearize(Packed(), example=sequences)
+    assert report.audit.reached == {"act": 1}
+
+
+def test_an_example_that_is_too_small_says_how_large_it_has_to_be():
+    class Own(nn.Module):
+        def forward(self, z):
+            return z * torch.sigmoid(1.7 * z)
+
+    with pytest.raises(LbpError, match="by its behaviour if it is called with 8 numbers"):
+        linearize(nn.Sequential(nn.Linear(4, 4), Own()), example=torch.randn(1, 4))
+    _, report = linearize(nn.Sequential(nn.Linear(4, 4), Own()), example=torch.randn(2, 4))
+    assert report.by_behaviour == ("Own",)
+
+
+def test_inference_mode_is_named_where_a_pass_needs_gradients():
+    with torch.inference_mode(), pytest.raises(LbpError, match="inference_mode"):
+        linearize(net(), example=torch.randn(4, 4))
+
+
+def test_a_look_at_a_model_leaves_all_random_numbers_as_they_are():
+    class Random(nn.Module):
+        def forward(self, x):
+            return torch.tanh(x) * random.random() * np.random.rand()  # noqa: NPY002
+
+    before = random.getstate(), str(np.random.get_state())  # noqa: NPY002
+    assert not lbp.audit(nn.Sequential(Random()), torch.randn(3, requires_grad=True)).differs
+    assert (random.getstate(), str(np.random.get_state())) == before  # noqa: NPY002

@@ -330,3 +330,12 @@ def test_bad_rules_are_told_in_one_line(call, message):
     with pytest.raises(LbpError) as error:
         call()
     assert str(error.value) == message
+
+
+def test_a_surrogate_takes_features_of_inference_mode():
+    with torch.inference_mode():
+        features = torch.randn(3, 4)
+    head = nn.Sequential(nn.ReLU(), nn.Linear(4, 2))
+    expected = head(features)
+    linearize(head, surrogate(torch.tanh))
+    assert torch.equal(head(features), expected)

@@ -174,11 +174,20 @@ def test_another_thread_is_outside_the_block_but_not_outside_a_linearized_module
 
 # PyTorch's forward mode compiles its own formulas when it is first used.
 @pytest.mark.filterwarnings("ignore:.*torch.jit.script:DeprecationWarning")
+@pytest.mark.parametrize("gradients", [True, False])
 @pytest.mark.parametrize("transform", [torch.func.jacfwd, torch.func.hessian])
-def test_forward_mode_raises(transform):
+def test_forward_mode_raises(transform, gradients):
     module, _ = lbp.linearize(nn.Tanh())
-    with pytest.raises(NotImplementedError, match="jvp"):
+    # Where reverse mode lies inside, the error is PyTorch's own.
+    message = "forward-mode differentiation would lose the backward rule|jvp"
+    lost = pytest.raises((lbp.LbpError, NotImplementedError), match=message)
+    with torch.set_grad_enabled(gradients), lost:
         transform(module)(torch.tensor(0.5))
+    with torch.set_grad_enabled(gradients), lbp.backward_rule("linear"), lost:
+        transform(torch.tanh)(torch.tensor(0.5))
+    lbp.restore(module)
+    with torch.set_grad_enabled(gradients):
+        assert transform(module)(torch.tensor(0.5)).isfinite()
 
 
 def test_the_table_of_an_audit_names_every_module_once():

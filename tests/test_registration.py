@@ -190,3 +190,36 @@ def test_a_function_without_a_signature_is_told():
 
     with pytest.raises(LbpError, match="the function of Erf cannot be called with the pre-activat"):
         lbp.register_activation(Erf, torch.erf)
+
+
+def test_a_parameter_learns_the_same_either_way_if_that_was_not_said():
+    class Wave(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.a = nn.Parameter(torch.tensor(0.5))
+
+        def forward(self, z):
+            return wave(z, self.a)
+
+    wave = lbp.register_activation(Wave, lambda z, a: torch.sin(a * z), arguments=("a",))
+    z = torch.linspace(-1, 2, 6, requires_grad=True)
+    module = Wave()
+    with lbp.backward_rule("linear"):
+        (in_block,) = torch.autograd.grad(module(z).sum(), module.a)
+    lbp.linearize(module)
+    (by_layer,) = torch.autograd.grad(module(z).sum(), module.a)
+    assert torch.equal(in_block, by_layer)
+    assert by_layer == pytest.approx((z * torch.cos(0.5 * z)).sum().item())
+
+
+def test_a_class_of_the_users_own_is_not_overwritten(monkeypatch):
+    class Curve(nn.Module):
+        def forward(self, z):
+            return z
+
+    monkeypatch.setattr(f"{__name__}.RuledCurve", "the user's own", raising=False)
+    with pytest.raises(LbpError, match="has a RuledCurve already"):
+        lbp.register_activation(Curve, lambda z: torch.sin(z))
+    assert globals()["RuledCurve"] == "the user's own"
+    with pytest.raises(LbpError, match="no activation modules"):
+        lbp.linearize(Curve())

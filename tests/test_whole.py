@@ -355,3 +355,95 @@ def test_a_unit_that_overwrites_its_input_and_returns_something_else_is_refused(
     unit, _ = lbp.linearize(Both(), also=[Both])
     with pytest.raises(LbpError, match="Both overwrites its input and returns something else"):
         unit(torch.ones(3))
+
+
+class Quick(nn.Module):
+    def forward(self, z):
+        return z * torch.sigmoid(1.702 * z)
+
+
+@pytest.mark.parametrize("restored", [True, False])
+def test_a_class_taken_whole_can_still_be_exported(restored):
+    model, x = nn.Sequential(nn.Linear(4, 4), Quick()), torch.randn(2, 4)
+    expected = model(x)
+    lbp.linearize(model, also=[Quick])
+    if restored:
+        lbp.restore(model)
+    with torch.set_grad_enabled(restored):
+        program = torch.export.export(model, (x,))
+    assert torch.equal(program.module()(x), expected)
+
+
+class Scaled(nn.Module):
+    """Its scale is computed elsewhere, and is no parameter of its own."""
+
+    def forward(self, z):
+        return torch.tanh(self.scale * z)
+
+
+class Hyper(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.log_scale = nn.Parameter(torch.tensor(0.3, dtype=torch.float64))
+        self.act = Scaled()
+
+    def forward(self, z):
+        self.act.scale = self.log_scale.exp()
+        return self.act(z)
+
+
+@pytest.mark.parametrize("rule", ["bp", "leaky", "linear", "ste-clip", "attnlrp"])
+def test_a_tensor_that_a_module_holds_keeps_its_true_gradient(rule):
+    net = Hyper()
+    scale = net.log_scale.exp().item()
+    true = (G * (1 - torch.tanh(scale * Z) ** 2) * Z * scale).sum()
+    lbp.linearize(net, rule, also=[Scaled])
+    (net(Z) * G).sum().backward()
+    assert net.log_scale.grad == pytest.approx(true.item())
+
+
+class Beta(nn.Module):
+    def __init__(self, beta):
+        super().__init__()
+        self.register_buffer("beta", torch.tensor(beta, dtype=torch.float64))
+
+    def forward(self, z):
+        return torch.tanh(self.beta * z)
+
+
+def test_an_ensemble_of_modules_with_buffers():
+    models = [nn.Sequential(nn.Linear(6, 6).double(), Beta(beta)) for beta in (0.5, 1.0)]
+    for model in models:
+        lbp.linearize(model, also=[Beta])
+    parameters, buffers = torch.func.stack_module_state(models)
+
+    def loss(own, held, x):
+        return torch.func.functional_call(models[0], (own, held), (x,)).sum()
+
+    x = torch.stack([Z.repeat(3, 1), -Z.repeat(3, 1)])
+    found = torch.func.vmap(torch.func.grad(loss))(parameters, buffers, x)
+    # Linear Backprop: each unit passes its gradient of one on.
+    assert torch.allclose(found["0.weight"], x.sum(1)[:, None, :].expand(2, 6, 6))
+
+
+def test_a_part_of_it_that_is_called_elsewhere_is_reported_as_left():
+    class Gated(nn.Module):
+        def __init__(self, act):
+            super().__init__()
+            self.act = act
+
+        def forward(self, z):
+            return z * self.act(z)
+
+    act = nn.Tanh()
+    net = nn.Sequential(act, Gated(act))
+    _, report = lbp.linearize(net, also=[Gated])
+    assert report.changed == {"1": "Gated"}
+    assert report.left == {"0": "Tanh, part of a module that is taken whole"}
+    assert type(act) is nn.Tanh
+
+
+def test_a_call_without_an_input_has_pytorchs_own_error():
+    for module in (lbp.linearize(nn.ReLU())[0], lbp.linearize(Quick(), also=[Quick])[0]):
+        with pytest.raises(TypeError, match="missing 1 required positional argument"):
+            module()

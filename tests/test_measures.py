@@ -451,9 +451,20 @@ def test_what_apl_units_add_by_hand():
     found = apl_units.measures(results_of("apl_units", errors))
     assert values(found) == pytest.approx(
         {"apl_gain": 3, "apl_gain_linear": 5, "linear_gain_relu": 0, "linear_gain_apl": 2,
-         "learned_gain": 2.5, "learned_gain_linear": 2.5, "learned_gain_mean": 2.25}
+         "learned_gain": 2.5, "learned_gain_linear": 2.5, "learned_gain_mean": 2.25,
+         "relu_bp_final": 39.5, "apl_bp_final": 42.5, "relu_linear_final": 39.5,
+         "apl_linear_final": 44.5}
     )  # fmt: skip
     assert set(windows(found).values()) == {(15, 15)}
+    assert found["apl_gain"].seeds == 2
+    assert found["learned_gain"].seeds == 1
+    lost = results_of("apl_units", errors, diverged=lambda c: c.lr > 1e-4 and c.rule == "linear")
+    answer = apl_units.answer(lost)
+    assert (
+        "ReLU reaches 39.5 % and APL units with five hinges 42.5 % under Backprop, +3.0" in answer
+    )
+    assert "at the learning rate 1e-5 they reach 39.5 % and 44.5 %, +5.0 points" in answer
+    assert "Linear Backprop diverges at 0.01, 1e-3." in answer
     short = apl_units.measures(
         results_of("apl_units", lambda c, n: errors(c, 3 if c.activation == "relu" else n))
     )

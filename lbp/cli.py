@@ -90,16 +90,17 @@ def _parser() -> argparse.ArgumentParser:
     sub = command("train", _train, "Train one run; its record grows in the store.")
     sub.add_argument("--epochs", type=int, default=100, metavar="N", help="default: 100")
     _add_config(sub)
-    _add_training(sub)
+    _add_training(sub, "auto, cpu, cuda or cuda:1")
     sub = command("reproduce", _reproduce, "Train the runs of an experiment that are missing.")
     sub.add_argument("experiment", help="its name, as `lbp status` lists it, or all")
-    sub.add_argument("--profile", default="recorded", help="recorded, smoke, narrow or paper")
+    text = "smoke, narrow or paper (default: recorded, which trains nothing)"
+    sub.add_argument("--profile", default="recorded", help=text)
     sub.add_argument("--epochs", type=int, metavar="N", help="train no run further than this epoch")
     text = "runs at once (default: one for each GPU, or for each core)"
     sub.add_argument("--jobs", type=int, metavar="N", help=text)
     text = "train into data/reruns/NAME, beside the records of the book"
     sub.add_argument("--rerun", metavar="NAME", help=text)
-    _add_training(sub)
+    _add_training(sub, "auto, cpu, cuda, cuda:1, or several: cuda:0,cuda:1")
     sub = command("status", _status, "List the experiments and how far their runs are.")
     sub.add_argument("experiment", nargs="?", help="list each of its runs")
     text = "Move recorded runs between machines, and check readers' reruns."
@@ -127,12 +128,13 @@ def _parser() -> argparse.ArgumentParser:
     text = "a zip file, a record or a folder of records (default: data/reruns)"
     sub.add_argument("path", nargs="*", type=Path, help=text)
     sub.set_defaults(command=_check, parser=sub)
-    text = "Time a training step under both rules and count the bytes it keeps; records both."
+    text = "Show what a training step takes under both rules, in time and memory, or measure it."
     sub = command("cost", _cost, text)
-    sub.add_argument(
-        "--profile", default="recorded", help="recorded (also: narrow), smoke or paper"
+    text = (
+        "recorded (the default) shows, smoke tries, paper measures what is missing and records it"
     )
-    sub.add_argument("--device", default="auto", help="auto, cpu or cuda")
+    sub.add_argument("--profile", default="recorded", help=text)
+    sub.add_argument("--device", default="auto", help="to measure on: auto, cpu or cuda")
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
     text = "Show that the code gives the numbers of an earlier commit, so that its records stand."
     sub = command("prove", _prove, text)
@@ -152,10 +154,8 @@ def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", metavar="DIR", help=text)
 
 
-def _add_training(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument(
-        "--device", default="auto", help="auto, cpu, cuda, cuda:1, or several: cuda:0,cuda:1"
-    )
+def _add_training(parser: argparse.ArgumentParser, devices: str) -> None:
+    parser.add_argument("--device", default="auto", help=devices)
     parser.add_argument("--minutes", type=float, help="stop between epochs when they are used up")
     text = "take the plain training step on a GPU, not a compiled and captured one"
     parser.add_argument("--eager", action="store_true", help=text)
@@ -165,6 +165,7 @@ def _add_training(parser: argparse.ArgumentParser) -> None:
 def _add_config(parser: argparse.ArgumentParser) -> None:
     try:
         from lbp.lab.config import RunConfig, written
+        from lbp.lab.units import UNITS
     except MissingExtra:  # the command itself will say so
         return
     hints = get_type_hints(RunConfig)
@@ -176,7 +177,8 @@ def _add_config(parser: argparse.ArgumentParser) -> None:
             action = argparse.BooleanOptionalAction
             parser.add_argument(flag, action=action, default=default, help=f"default: {default}")
         elif get_origin(kind) is Literal or kind is str:
-            names = f"{', '.join(get_args(kind))} " if get_args(kind) else ""
+            known = get_args(kind) or (UNITS if field.name == "activation" else ())
+            names = f"{', '.join(known)} " if known else ""
             text = f"{names}(default: {default})"
             parser.add_argument(flag, default=default, metavar="NAME", help=text)
         else:
@@ -201,6 +203,7 @@ def _train(options: argparse.Namespace) -> int:
     from lbp.lab import cifar10, paths
     from lbp.lab.config import RunConfig
     from lbp.lab.devices import choose_devices
+    from lbp.lab.fingerprint import is_stale
     from lbp.lab.pool import Place, train_missing
     from lbp.lab.run import Goal
     from lbp.lab.store import Store
@@ -209,13 +212,22 @@ def _train(options: argparse.Namespace) -> int:
     goal = Goal(config, options.epochs)
     store = Store(paths.results())
     place = Place(cifar10.data_root(options.data), store, paths.checkpoints(), options.eager)
-    devices = choose_devices(options.device)[:1]
+    devices = choose_devices(options.device)
+    if len(devices) > 1 and "," in options.device:
+        raise LbpError(f"device {options.device!r}: one run trains on one device, so name one")
+    devices = devices[:1]
     failures = train_missing([goal], place, devices, jobs=1, minutes=options.minutes)
     if failures:
         raise LbpError(failures[0].reason)
     record = store.get(config)
+    if record is not None and is_stale(record):
+        raise LbpError(
+            f"{store.path(config)} was made by other numerical code: delete it to train the run "
+            "with this code"
+        )
     if record is None or not record.reaches(goal.epochs):
-        print(f"{config}: {_progress(record)}; the same command goes on from its checkpoint")
+        again = "goes on from its checkpoint" if record else "begins again"
+        print(f"{config}: {_progress(record)}; the same command {again}")
         return 1
     print(f"{config}: {_progress(record)}; {store.path(config)}")
     return 0
@@ -246,6 +258,8 @@ def _reproduce(options: argparse.Namespace) -> int:
     failures = dict.fromkeys(failure for results in found for failure in results.failures)
     for failure in failures:
         print(f"failed: {failure.goal.config}: {failure.reason}")
+    if options.profile == "recorded":
+        print("nothing is trained with --profile recorded: choose smoke, narrow or paper")
     wanted = options.epochs or sys.maxsize
     there = all(
         results.reached(replace(goal, epochs=min(goal.epochs, wanted)))
@@ -289,6 +303,8 @@ def _status(options: argparse.Namespace) -> int:
 
 def _list_runs(results: Any) -> None:
     print(f"{results.stem}, {results.scale.name}. {results.scale.note}")
+    if not results.goals:
+        print("  this experiment has no runs at this scale")
     for goal in results.goals:
         record = results.records.get(goal.config)
         accuracy = f", test accuracy {record.test_accuracy[-1]:.1f} %" if record else ""
@@ -311,6 +327,8 @@ def _add(options: argparse.Namespace) -> int:
     store = Store(paths.results())
     merged = archive.merge(archive.unpack(options.file), store, replace=options.replace)
     print(f"{len(merged.added)} added, {len(merged.known)} known already, to {store.folder}")
+    if merged.stale:
+        print(f"{len(merged.stale)} left out: other numerical code made them than those here")
     if merged.different:
         names = "; ".join(f"{r.config} ({store.path(r.config).name})" for r in merged.different)
         raise LbpError(
@@ -338,6 +356,8 @@ def _check(options: argparse.Namespace) -> int:
     from lbp.experiments import reruns
 
     found = [f for path in options.path for f in reruns.check(path)]
+    if options.path and not found:
+        raise LbpError(f"no record is in {', '.join(map(str, options.path))}")
     if not options.path:
         found = reruns.of_readers()
     for finding in found:
@@ -355,6 +375,8 @@ def _cost(options: argparse.Namespace) -> int:
         print(f"{name}:" if comparisons else f"{name}: nothing is recorded")
         for comparison in comparisons:
             print(f"  {cost.describe(comparison)}")
+    if options.device != "auto" and options.profile in ("recorded", "narrow"):
+        print(f"nothing is measured with --profile {options.profile}: choose smoke or paper")
     return 0
 
 

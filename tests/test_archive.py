@@ -156,6 +156,16 @@ def test_other_numbers_stay_out_unless_a_longer_record_is_to_replace(
     assert held(store) == (errors if replaced else [60.0, 50.0])
 
 
+@pytest.mark.parametrize("replaces", [False, True])
+def test_a_stale_record_takes_the_place_of_no_other(store: Store, replaces: bool) -> None:
+    before, longer = texts(store), record(60.0, 50.0, 40.0)
+    stale = replace(longer, stretches=[replace(s, fingerprint="0" * 16) for s in longer.stretches])
+    merged = merge([stale], store, replace=replaces)
+    assert (merged.added, merged.known, merged.different) == ([], [], [])
+    assert merged.stale == [stale]
+    assert texts(store) == before
+
+
 def test_a_run_that_diverged_here_and_went_on_elsewhere_is_different(store: Store) -> None:
     diverged = toys.record(CONFIG, [60.0, 50.0], diverged=True)
     assert merge([diverged], store).different == [diverged]

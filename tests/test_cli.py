@@ -113,8 +113,33 @@ def test_a_run_grows_and_is_never_trained_twice(capsys, store):
 
 def test_a_command_without_time_says_that_it_goes_on(capsys, store):
     assert cli.main(["train", *TINY, "--epochs", "2", "--minutes", "1e-9"]) == 1
-    assert "no epoch is finished; the same command goes on" in capsys.readouterr().out
+    assert "no epoch is finished; the same command begins again" in capsys.readouterr().out
     assert list(store) == []
+
+
+def test_a_stale_record_is_no_success(capsys, store):
+    assert cli.main(["train", *TINY, "--epochs", "1"]) == 0
+    (record,) = store
+    old = [replace(stretch, fingerprint="0" * 16) for stretch in record.stretches]
+    store.path(record.config).write_text(replace(record, stretches=old).to_json())
+    assert cli.main(["train", *TINY, "--epochs", "1"]) == 2
+    assert "was made by other numerical code: delete it to train" in capsys.readouterr().err
+
+
+def test_one_run_takes_one_device(capsys):
+    assert cli.main(["train", *TINY, "--device", "cpu,cpu"]) == 2
+    assert "device 'cpu,cpu'" in capsys.readouterr().err
+
+
+def test_what_a_command_does_not_do_is_said(capsys, tmp_path):
+    assert cli.main(["reproduce", "width", "--minutes", "5"]) in (0, 1)
+    assert "nothing is trained with --profile recorded" in capsys.readouterr().out
+    assert cli.main(["reproduce", "recipe", "--profile", "narrow"]) == 0
+    assert "this experiment has no runs at this scale" in capsys.readouterr().out
+    assert cli.main(["cost", "--device", "cpu"]) == 0
+    assert "nothing is measured with --profile recorded" in capsys.readouterr().out
+    assert cli.main(["results", "check", str(tmp_path)]) == 2
+    assert f"no record is in {tmp_path}" in capsys.readouterr().err
 
 
 def test_a_failure_is_told_in_a_line(capsys, clone):

@@ -119,10 +119,11 @@ def test_images_of_a_hundred_classes_come_in_hundreds(field, value, message):
 
 
 def test_a_last_batch_of_one_image_is_refused():
-    with pytest.raises(LbpError, match="batch = 9 leaves one image"):
-        RunConfig(train_images=100, batch=9)
-    RunConfig(train_images=100, batch=9, batch_norm=False)
-    RunConfig(train_images=110, batch=9)
+    for images, batch in ((100, 9), (100, 1)):
+        with pytest.raises(LbpError, match=f"batch = {batch} leaves one image"):
+            RunConfig(model="binarized_resnet", train_images=images, batch=batch)
+        RunConfig(train_images=images, batch=batch)  # its layers have several values for each image
+    RunConfig(model="binarized_resnet", train_images=110, batch=9)
 
 
 def test_the_defaults_never_change():

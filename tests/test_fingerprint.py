@@ -15,6 +15,7 @@ import pytest
 import torch
 
 import lbp
+from lbp import literature
 from lbp.errors import LbpError
 from lbp.lab import fingerprint as fingerprints
 from lbp.lab.config import RunConfig
@@ -307,3 +308,39 @@ def test_the_committed_table_names_fingerprints() -> None:
     for proof in fingerprints.proofs():
         assert re.fullmatch("[0-9a-f]{16}", proof["old"])
         assert re.fullmatch("[0-9a-f]{16}", proof["new"])
+
+
+def clamped_parameters(model: Any) -> Any:
+    return []
+
+
+def as_rule(rule: str) -> Any:
+    return literature.BUILT_IN["linear"]
+
+
+@pytest.mark.parametrize(
+    ("place", "new"),
+    [
+        ("lbp.lab.fingerprint.models.clamped_parameters", clamped_parameters),
+        ("lbp.lab.fingerprint.as_rule", as_rule),
+    ],
+)
+def test_what_clamps_weights_and_what_chooses_the_rule_count(
+    monkeypatch: pytest.MonkeyPatch, place: str, new: Any
+) -> None:
+    before = fingerprint(PAPER)
+    monkeypatch.setattr(place, new)
+    fingerprints._fingerprint.cache_clear()
+    assert fingerprint(PAPER) != before
+    monkeypatch.undo()
+    fingerprints._fingerprint.cache_clear()
+    assert fingerprint(PAPER) == before
+
+
+def test_what_a_rules_name_stands_for_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint(PAPER)
+    monkeypatch.setitem(literature.BUILT_IN, "linear", literature.BUILT_IN["bp"])
+    fingerprints._fingerprint.cache_clear()
+    assert fingerprint(PAPER) != before
+    monkeypatch.undo()
+    fingerprints._fingerprint.cache_clear()

@@ -202,7 +202,7 @@ def test_figure_4_by_hand():
     beginning = results_of("fig4_sweep", lambda c, n: errors(c, 3))
     assert fig4_sweep.measures(beginning)["early_gap_min"].last == 3
     one = results_of("fig4_sweep", lambda c, n: errors(c, n) if c.l2 == 0.1 else None)
-    assert set(fig4_sweep.measures(one)) == {"early_gap_min", "distance", *spread}
+    assert set(fig4_sweep.measures(one)) == {"early_gap_min", *spread}
 
 
 def test_figure_4_needs_both_panels_and_pairs_that_have_begun_cut_nothing():
@@ -293,7 +293,7 @@ def test_a_run_that_has_just_begun_does_not_cut_the_comparison_of_the_others():
 
     for stem, name in (
         ("fig4_sweep", "weight_decay_gain"), ("fig4_sweep", "spread_ratio"),
-        ("selection", "bp_shortfall"), ("selection", "best_gap"), ("selection", "leak_mean"),
+        ("selection", "bp_lead"), ("selection", "best_gap"), ("selection", "leak_mean"),
         ("premise", "decay_saturation"), ("premise", "bp_gain_saturated"),
     ):  # fmt: skip
         assert EXPERIMENTS[stem].measures(results_of(stem, errors))[name].last == 60, (stem, name)
@@ -311,7 +311,7 @@ def test_long_runs_do_not_hide_a_comparison_that_needs_runs_that_have_begun():
 
     for stem, name, last in (
         ("fig4_sweep", "weight_decay_gain", 12), ("fig4_sweep", "spread_ratio", 12),
-        ("selection", "bp_shortfall", 12), ("selection", "linear_shortfall", 12),
+        ("selection", "bp_lead", 12), ("selection", "linear_lead", 12),
         ("selection", "leak_mean", 12), ("selection", "best_gap", 100),
         ("premise", "decay_saturation", 10), ("premise", "linear_gain_saturated", 100),
         ("larger_step", "all_rates_gap", 12),
@@ -540,7 +540,7 @@ def test_what_the_choice_on_the_test_set_is_worth_by_hand():
     assert "adds nothing for any of 2 combinations" in selection.answer(results)
     assert values(found) == pytest.approx(
         {"leak_mean": (4 + 0) / 2, "leak_max": 4, "tanh_bp_best": 79, "tanh_linear_best": 50,
-         "bp_shortfall": 79 - 77.5, "linear_shortfall": 0, "best_gap": 50 - 79}
+         "bp_lead": 77.5 - 79, "linear_lead": 0, "best_gap": 50 - 79}
     )  # fmt: skip
     assert set(windows(found).values()) == {(19, 20)}
     assert selection.measures(replace(results, records={})) == {}
@@ -556,13 +556,13 @@ def test_the_inferred_pairs_against_the_best_by_hand():
         return [40.0 if (config.lr, config.l2) == best else 44.0 if own else 70.0] * 60
 
     found = selection.measures(results_of("selection", errors))
-    assert found["bp_shortfall"] == Measure(0, 55, 60)
-    assert found["linear_shortfall"] == Measure(4, 55, 60)
+    assert found["bp_lead"] == Measure(30, 55, 60)
+    assert found["linear_lead"] == Measure(-4, 55, 60)
     answer = selection.answer(results_of("selection", errors))
-    assert "The pair of Figure 2 for Backprop is the best of those that were run" in answer
-    assert "for Linear Backprop is 4.0 points below the best" in answer
+    assert "The pair of Figure 2 for Backprop is 30.0 points above the best of the others" in answer
+    assert "for Linear Backprop is 4.0 points below the best of the others" in answer
     two = results_of("selection", lambda c, n: errors(c, n) if c.lr < 1e-3 else None)
-    assert "linear_shortfall" not in selection.measures(two)
+    assert "linear_lead" not in selection.measures(two)
 
 
 def test_the_best_of_each_rule_is_that_of_as_many_tries_by_hand():
@@ -839,12 +839,16 @@ def test_the_binarized_network_by_hand():
 
 
 def test_the_binarized_networks_are_compared_over_the_epochs_that_all_have():
-    def errors(config, epochs):
-        return [50.0] * 3 + [5.0] * (0 if binarized(config, "bp", 1e-5) else 7)
+    def errors(config, epochs, more=6):
+        return [50.0] * 3 + [5.0] * (0 if binarized(config, "bp", 1e-5) else more)
 
     found = table_binarized.measures(results_of("table_binarized", errors))
     assert set(windows(found).values()) == {(3, 3), (1, 3)}
     assert found["linear_error"].value == 50
+    # A pair that has just begun does not cut those that have the ten epochs of the question.
+    found = table_binarized.measures(results_of("table_binarized", lambda c, n: errors(c, n, 7)))
+    assert set(windows(found).values()) == {(10, 10), (1, 10)}
+    assert found["linear_error"].value == 5
 
 
 def test_a_diverged_binarized_network_has_no_top5_error():
@@ -975,3 +979,66 @@ def test_the_chapter_on_own_models_shows_the_scale_with_the_longest_run():
     assert own_model.best_scale([short, long]) is long
     assert own_model.best_scale([none, long]) is long
     assert own_model.best_scale([short, none]) is short
+
+
+@pytest.mark.parametrize("stem", ["fig2_vgg19_tanh", "fig3_relu", "apl_units"])
+def test_a_seed_that_has_just_begun_does_not_cut_the_comparison_of_the_others(stem):
+    def errors(config, epochs):
+        return [50.0 - 10 * config.seed] * (1 if config.seed else epochs)
+
+    measures = EXPERIMENTS[stem].measures
+    both = measures(results_of(stem, errors))
+    alone = measures(results_of(stem, lambda c, n: errors(c, n) if c.seed == 0 else None))
+    assert windows(both) == windows(alone)
+    assert values(both) == pytest.approx(values(alone), nan_ok=True)
+
+
+def test_ratios_of_deviations_count_their_seeds():
+    def errors(config, epochs):
+        step = 2.0 if config.rule == "bp" else 1.0
+        return [50.0 + step * (-1) ** n for n in range(epochs)]
+
+    assert fig2_vgg19_tanh.measures(results_of("fig2_vgg19_tanh", errors))["sd_ratio"].seeds == 3
+    found = fig3_relu.measures(results_of("fig3_relu", errors))
+    assert [found[name].seeds for name in ("sd_ratio", "relu_sd_ratio")] == [3, 3]
+
+
+def test_the_distance_to_the_papers_curve_is_over_the_epochs_that_both_rules_have():
+    def errors(last):
+        return lambda c, n: [60.0] * 20 + [10.0] * (80 if c.rule == "bp" and last else 0)
+
+    short, long = (
+        fig2_vgg19_tanh.measures(results_of("fig2_vgg19_tanh", errors(last))) for last in (0, 1)
+    )
+    assert short["bp_distance"] == long["bp_distance"]
+    assert long["bp_distance"].last == 20
+
+
+def test_recipes_are_ranked_only_with_both_rules_at_the_higher_rate():
+    def errors(config, epochs):
+        if config.init == "he" and config.batch_norm:  # one rule at each rate
+            return [50.0] if (config.rule == "bp") == (config.lr == 1e-4) else None
+        if config.augment:
+            return [50.0] if config.lr == 1e-5 else None
+        return [60.0] if config.batch_norm_scale == "one" else None
+
+    ranked = recipe.distances(results_of("recipe", errors, PAPER))
+    assert "augmentation" not in ranked
+    assert "He initialisation" not in ranked
+    assert recipe.PLAIN in ranked
+    assert not any(math.isnan(recipe.mean_distance(found)) for found in ranked.values())
+
+
+def test_the_table_of_the_sweep_says_where_a_run_diverged():
+    results = results_of(
+        "fig4_sweep", lambda c, n: [50.0, 60.0, 90.0], diverged=lambda c: c.l2 == 0.1
+    )
+    (row, *_) = fig4_sweep.table(results).rows
+    assert row[1:3] == ["10.0 (diverged in epoch 3)", "10.0 (3)"]
+
+
+def test_the_own_model_chapter_compares_the_rules_at_one_epoch():
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * (20 if c.rule == "bp" else 10))
+    for pair in own_model.pairs(results, "tanh"):
+        assert {len(record) for record in pair.values()} == {10}
+        assert {record.layers[-1].epoch for record in pair.values()} == {10}

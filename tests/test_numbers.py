@@ -61,6 +61,11 @@ def test_a_slow_rise_is_no_variance_and_jumps_are():
     noisy = toys.record(CONFIG, list(noise))
     assert numbers.epoch_to_epoch_sd(noisy, 4000) == pytest.approx(3, rel=0.05)
     assert math.isnan(numbers.epoch_to_epoch_sd(jumping, 3))
+    later = toys.record(CONFIG, [*jumping.test_accuracy, 90.0], diverged=True)
+    assert numbers.epoch_to_epoch_sd(later, len(jumping)) == pytest.approx(
+        numbers.epoch_to_epoch_sd(jumping, len(jumping))
+    )
+    assert math.isnan(numbers.epoch_to_epoch_sd(later, len(later)))
 
 
 def test_the_distance_is_taken_where_the_curve_was_digitised():
@@ -74,6 +79,8 @@ def test_the_distance_is_taken_where_the_curve_was_digitised():
     diverged = toys.record(CONFIG, [90.0, 90.0], diverged=True)
     assert numbers.distance(diverged, late) == pytest.approx(9)
     assert numbers.distance(diverged, late, shift=2) == pytest.approx(9)
+    assert numbers.distance(record, curve, epochs=2) == pytest.approx((3 + 0) / 2)
+    assert math.isnan(numbers.distance(diverged, late, epochs=49))
 
 
 def test_no_epoch_of_the_run_stands_for_one_before_the_first():

@@ -129,6 +129,29 @@ def test_nothing_to_train(place: Place) -> None:
     assert not place.store.folder.exists()
 
 
+class Failing(Store):
+    """A store that fails in an unforeseen way for one run."""
+
+    def put(self, record: Record) -> bool:
+        if record.config.seed == GOALS[0].config.seed:
+            raise RuntimeError("cuDNN error: 8\nand more")
+        return super().put(record)
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_an_unforeseen_error_is_a_failure_of_its_run_alone(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], jobs: int
+) -> None:
+    place = new_place(tmp_path, Failing)
+    failures = train(place, GOALS, jobs)
+    assert failures == [Failure(GOALS[0], "it ended with RuntimeError: cuDNN error: 8")]
+    assert "Traceback" in capfd.readouterr().err
+    assert [record.config for record in place.store] == [
+        record.config for record in place.store if record.config != GOALS[0].config
+    ]
+    assert len(list(place.store)) == len(GOALS) - 1
+
+
 @pytest.mark.parametrize("jobs", [0, -1, 65])
 def test_jobs_out_of_range(place: Place, jobs: int) -> None:
     with pytest.raises(LbpError, match=f"jobs = {jobs} is out of range: choose from 1 to 64"):

@@ -279,7 +279,7 @@ def draw_shapes(found: Sequence[Results]) -> Figure | None:
     for axes in grid[-1]:
         axes.set_xlim(-REACH, REACH)
         axes.set_xlabel("pre-activation")
-    for line, label in ((":", "at the initialisation"), ("-", "after the last epoch recorded")):
+    for line, label in ((":", "at the initialisation"), ("-", "at the last look")):
         grid[0, 0].plot([], [], line, color="black", label=label)
     figure.legend(loc="outside lower center", ncols=2, fontsize=9)
     return figure
@@ -416,6 +416,15 @@ def answer(results: Results) -> str:
         f"five hinges {finals['bp'][1]} under Backprop, {gain.value:+z.1f} points. Under Linear "
         f"Backprop at the learning rate {written(RATES['linear'])} they reach "
         f"{finals['linear'][0]} and {finals['linear'][1]}, {linear.value:+z.1f} points."
+    )
+    losses = [
+        [_main(results)[activation, "linear"][0].epochs[at].train_loss for at in (0, gain.last - 1)]
+        for activation in ACTIVATIONS
+    ]
+    from_to = [f"from {first:.2f} to {last:.2f}" for first, last in losses]
+    text += (
+        f" Its training loss goes {from_to[0]} with ReLU and {from_to[1]} with APL units (first "
+        "seed)."
     )
     tried = results.of(rule="linear", seed=SEEDS[results.scale.name][0], hinges_learned=True)
     if lost := sorted({r.config.lr for r in tried if r.diverged}, reverse=True):

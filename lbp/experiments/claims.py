@@ -342,11 +342,17 @@ def tests_table() -> Table:
             claim.tested,
             claim.epochs or "-",
             bounds(claim),
+            _with_unit(claim.noise, claim) if claim.noise else "-",
         ]
         for claim in load()
     ]
-    columns = ["claim", "place", "test", "epochs", "reproduced if"]
-    return Table("How each claim is tested.", columns, rows)
+    columns = ["claim", "place", "test", "epochs", "reproduced if", "margin"]
+    return Table(
+        "How each claim is tested. Within the margin around a bound, fewer than three seeds decide "
+        "nothing.",
+        columns,
+        rows,
+    )
 
 
 def runs_table(store: Store | None = None) -> Table:

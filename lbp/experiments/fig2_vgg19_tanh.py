@@ -46,7 +46,7 @@ def goals(scale: Scale) -> list[Goal]:
 
 
 def measures(results: Results) -> Measures:
-    """Return Figure 2's numbers over the epochs that all runs have, means over the seeds.
+    """Return Figure 2's numbers over the epochs that all runs have, means over the furthest seeds.
 
     - early_lead: Backprop minus Linear Backprop over the first 30 epochs, in points;
     - bp_final, linear_final: test accuracy in percent over the last tenth;
@@ -65,7 +65,7 @@ def measures(results: Results) -> Measures:
     start = {name: mean_of(runs[name], lambda r: mean_accuracy(r, 1, early)) for name in NAMES}
     final = {name: mean_of(runs[name], lambda r: final_accuracy(r, epochs)) for name in NAMES}
     sd = {name: mean_of(runs[name], lambda r: epoch_to_epoch_sd(r, epochs)) for name in NAMES}
-    away = {name: mean_of(runs[name], long_distance) for name in NAMES}
+    away = {name: mean_of(runs[name], lambda r: long_distance(r, epochs)) for name in NAMES}
     seeds = len(runs[BP])
     return {
         "early_lead": Measure(start[BP] - start[LINEAR], 1, early, seeds),
@@ -74,7 +74,7 @@ def measures(results: Results) -> Measures:
         "final_gap": Measure(final[LINEAR] - final[BP], first, last, seeds),
         "bp_sd": Measure(sd[BP], *half),
         "linear_sd": Measure(sd[LINEAR], *half),
-        "sd_ratio": Measure(ratio(sd[BP], sd[LINEAR]), *half),
+        "sd_ratio": Measure(ratio(sd[BP], sd[LINEAR]), *half, seeds),
         "bp_distance": Measure(away[BP], 1, epochs),
         "linear_distance": Measure(away[LINEAR], 1, epochs),
     }

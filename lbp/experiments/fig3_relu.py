@@ -47,7 +47,7 @@ def goals(scale: Scale) -> list[Goal]:
 
 
 def measures(results: Results) -> Measures:
-    """Return Figure 3's numbers over the epochs that all runs have, means over the seeds.
+    """Return Figure 3's numbers over the epochs that all runs have, means over the furthest seeds.
 
     - ..._best: the best epoch's test accuracy in percent, of each activation and rule;
     - best_gap: Backprop with ReLU minus Linear Backprop with tanh, in points;
@@ -68,14 +68,14 @@ def measures(results: Results) -> Measures:
         best[name] = mean_of(records, lambda r: float(accuracies(r, epochs).max()))
         final[name] = mean_of(records, lambda r: final_accuracy(r, epochs))
         sd[name] = mean_of(records, lambda r: epoch_to_epoch_sd(r, epochs))
-        away[name] = mean_of(records, long_distance)
+        away[name] = mean_of(records, lambda r: long_distance(r, epochs))
     seeds = len(runs[TANH_BP])
     found = {
         "best_gap": Measure(best[RELU_BP] - best[TANH_LINEAR], 1, epochs, seeds),
         "relu_best_gap": Measure(best[RELU_LINEAR] - best[RELU_BP], 1, epochs, seeds),
         "relu_gain_bp": Measure(final[RELU_BP] - final[TANH_BP], *last_tenth(epochs), seeds),
-        "sd_ratio": Measure(ratio(sd[RELU_BP], sd[TANH_LINEAR]), *half),
-        "relu_sd_ratio": Measure(ratio(sd[RELU_BP], sd[RELU_LINEAR]), *half),
+        "sd_ratio": Measure(ratio(sd[RELU_BP], sd[TANH_LINEAR]), *half, seeds),
+        "relu_sd_ratio": Measure(ratio(sd[RELU_BP], sd[RELU_LINEAR]), *half, seeds),
     }
     for name in NAMES:
         key = "_".join(name)

@@ -36,7 +36,6 @@ from lbp.experiments.numbers import (
     number,
     ratio,
     shared_pairs,
-    sweep_distance,
 )
 from lbp.experiments.panels import Line, Panel, draw_panels, to_draw
 from lbp.experiments.results import Results
@@ -79,7 +78,6 @@ def measures(results: Results) -> Measures:
       Backprop's over Linear Backprop's; needs a pair at each learning rate of the grid;
     - {rule}_by_rate, {rule}_by_decay: over these pairs, how far final accuracies are apart at one
       weight decay and at one learning rate, in points, where they are furthest;
-    - distance: to the paper's curves, mean over the runs of its two panels, in points.
     """
     shown = [r for r in results.of() if r.config.lr in paper.SHOWN_RATES]
     runs = by_key(shown)
@@ -116,9 +114,6 @@ def measures(results: Results) -> Measures:
             found[f"{rule}_by_rate"] = Measure(_furthest(finals, fixed=1), *window)
             found[f"{rule}_by_decay"] = Measure(_furthest(finals, fixed=0), *window)
         found["spread_ratio"] = Measure(ratio(sd["bp"], sd["linear"]), *window)
-    if shown:
-        away = [sweep_distance(record) for record in shown]
-        found["distance"] = Measure(float(np.mean(away)), 1, max(map(len, shown)))
     return found
 
 
@@ -275,8 +270,11 @@ def table(results: Results) -> Table:
             for l2 in decays:
                 record = next(iter(results.of(lr=lr, l2=l2, rule=rule)), None)
                 text = number(final_accuracy(record)) if record else "-"
-                partial = record is not None and not record.reaches(EPOCHS)
-                cells.append(f"{text} ({len(record)})" if partial and record else text)
+                if record and record.diverged:
+                    text += f" (diverged in epoch {len(record)})"
+                elif record and not record.reaches(EPOCHS):
+                    text += f" ({len(record)})"
+                cells.append(text)
             rows.append([f"{LABELS[rule]}, learning rate {written(lr)}", *cells])
     return Table(
         f"Final accuracy in percent {results.scale.where}: the mean over the last tenth of the "

@@ -122,15 +122,16 @@ def epoch_to_epoch_sd(record: Record, epochs: int) -> float:
     """Return the standard deviation of test accuracy from epoch to epoch, in points.
 
     Over the last half of the epochs; half the mean squared difference of neighbours, so that a slow
-    rise does not count as variance. NaN for a run that diverged, and for fewer than four epochs.
+    rise does not count as variance. NaN for a run that diverged in these epochs, and for fewer than
+    four.
     """
-    if record.diverged or epochs < 4:
+    if epochs < 4 or (record.diverged and len(record) <= epochs):
         return math.nan
     steps = np.diff(accuracies(record, epochs)[epochs // 2 :])
     return float(np.sqrt(np.mean(steps**2) / 2))
 
 
-def distance(record: Record, curve: PaperCurve, shift: int = 0) -> float:
+def distance(record: Record, curve: PaperCurve, shift: int = 0, epochs: int | None = None) -> float:
     """Return the mean absolute distance to a curve of the paper, in points of test accuracy.
 
     Taken at the epochs at which the curve was digitised, as far as the run goes; NaN if it ends
@@ -140,8 +141,11 @@ def distance(record: Record, curve: PaperCurve, shift: int = 0) -> float:
         record: The run.
         curve: The curve.
         shift: The paper's epoch e is this book's e + shift: 1 if the paper counts from 0.
+        epochs: Where the run ends; by default with its last epoch, or with the curve if it
+            diverged.
     """
-    reach = max(map(int, curve.epochs)) + shift if record.diverged else len(record)
+    end = max(map(int, curve.epochs)) + shift if record.diverged else len(record)
+    reach = end if epochs is None else min(end, epochs)
     accuracy = accuracies(record, reach)
     points = [
         abs(accuracy[int(epoch) + shift - 1] - mid)
@@ -151,10 +155,11 @@ def distance(record: Record, curve: PaperCurve, shift: int = 0) -> float:
     return float(np.mean(points)) if points else math.nan
 
 
-def long_distance(record: Record) -> float:
-    """Return a long run's distance to its curve in Figure 2 or 3, in points."""
+def long_distance(record: Record, epochs: int) -> float:
+    """Return a long run's distance to its curve in Figure 2 or 3 over some epochs, in points."""
     config = record.config
-    return distance(record, paper.long_curves()[f"{config.activation}, {config.rule}"])
+    curve = paper.long_curves()[f"{config.activation}, {config.rule}"]
+    return distance(record, curve, epochs=epochs)
 
 
 def sweep_distance(record: Record, shift: int = 0) -> float:
@@ -223,17 +228,33 @@ Names = tuple[str, str]  # activation and rule
 def by_name(records: Iterable[Record], names: Sequence[Names]) -> dict[Names, list[Record]]:
     """Return the records of each combination of activation and rule, of the seeds that all have.
 
-    Empty if there is no such seed.
+    Of those the seeds that are `furthest`. Empty if there is no such seed.
     """
     found: dict[Names, dict[int, Record]] = {name: {} for name in names}
     for record in records:
         name = (record.config.activation, record.config.rule)
         if name in found:
             found[name][record.config.seed] = record
-    seeds = set.intersection(*(set(of_name) for of_name in found.values()))
+    seeds = furthest(found.values())
     if not seeds:
         return {}
-    return {name: [of_name[seed] for seed in sorted(seeds)] for name, of_name in found.items()}
+    return {name: [of_name[seed] for seed in seeds] for name, of_name in found.items()}
+
+
+def furthest(runs: Iterable[Mapping[int, Record]], least: int = 1) -> list[int]:
+    """Return the seeds that all combinations have and that are furthest, in their order.
+
+    Without this, a seed that has just begun would cut the comparison of the others.
+
+    Args:
+        runs: The records of each combination, by seed.
+        least: How many seeds are needed; where the furthest are fewer, the next ones count as well.
+    """
+    runs = list(runs)
+    seeds = set.intersection(*map(set, runs))
+    reach = {seed: common_epochs(of_one[seed] for of_one in runs) for seed in seeds}
+    far = sorted(reach.values(), reverse=True)[:least]
+    return sorted(seed for seed in seeds if reach[seed] >= min(far))
 
 
 def mean_of(records: Sequence[Record], measure: Callable[[Record], float]) -> float:
@@ -242,8 +263,8 @@ def mean_of(records: Sequence[Record], measure: Callable[[Record], float]) -> fl
 
 
 def ratio(first: float, second: float) -> float:
-    """Return a ratio, infinite where the second number is zero; NaN if one of them is."""
-    if second == 0 and not math.isnan(first):
+    """Return a ratio, infinite where the second number is zero; NaN if one is NaN or both zero."""
+    if second == 0 and not math.isnan(first) and first != 0:
         return math.inf
     return first / second if second else math.nan
 

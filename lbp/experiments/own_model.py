@@ -27,7 +27,10 @@ LONG = ("fig2_vgg19_tanh", "fig3_relu")  # the experiments with the long runs
 
 
 def pairs(results: Results, activation: str) -> list[dict[str, Record]]:
-    """Return the long runs with an activation, by rule, of each seed that both rules have."""
+    """Return the long runs with an activation, by rule, of each seed that both rules have.
+
+    Over the epochs that both have.
+    """
     found = []
     for seed in SEEDS:
         configs = {
@@ -35,7 +38,8 @@ def pairs(results: Results, activation: str) -> list[dict[str, Record]]:
         }
         runs = {rule: r for rule, c in configs.items() if (r := results.records.get(c))}
         if len(runs) == len(RULES):
-            found.append(runs)
+            epochs = common_epochs(runs.values())
+            found.append({rule: record.until(epochs) for rule, record in runs.items()})
     return found
 
 

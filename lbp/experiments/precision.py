@@ -15,6 +15,7 @@ from lbp.experiments.numbers import (
     accuracies,
     common_epochs,
     counted,
+    furthest,
     number,
     ratio,
 )
@@ -47,11 +48,11 @@ def goals(scale: Scale) -> list[Goal]:
 
 
 def _complete_seeds(results: Results) -> dict[tuple[str, str], list[Record]]:
-    """Return the runs by rule and precision, of the seeds that all have."""
+    """Return the runs by rule and precision, of the seeds that all have: the furthest, but two."""
     keys = [(rule, precision) for rule in RULES for precision in PRECISIONS]
     found = {key: {r.config.seed: r for r in results.of(rule=key[0], precision=key[1])}
              for key in keys}  # fmt: skip
-    seeds = sorted(set.intersection(*(set(runs) for runs in found.values())))
+    seeds = furthest(found.values(), least=2)
     return {key: [runs[seed] for seed in seeds] for key, runs in found.items()} if seeds else {}
 
 

@@ -87,12 +87,14 @@ def _is_of(record: Record, scale: Scale, changes: Mapping[str, Any]) -> bool:
 def distances(results: Results) -> dict[str, dict[RunConfig, float]]:
     """Return each recipe's distances to Figure 4's curves, in points, the nearest recipe first.
 
-    Only recipes that were run under both rules are ranked. They are compared by their seed 0.
+    Only recipes that were run under both rules at 1e-4 are ranked. They are compared by their seed
+    0.
     """
     found: dict[str, dict[RunConfig, float]] = {}
     for name in RECIPES:
         records = runs_of(results, name)
-        if {r.config.rule for r in records if r.config.seed == 0} == set(RULES):
+        first = [r for r in records if (r.config.lr, r.config.seed) == (LEARNING_RATES[0], 0)]
+        if {r.config.rule for r in first} == set(RULES):
             found[name] = {record.config: sweep_distance(record) for record in records}
     return dict(sorted(found.items(), key=lambda item: mean_distance(item[1])))
 

@@ -98,8 +98,8 @@ def measures(results: Results) -> Measures:
 
     - leak_mean, leak_max: over the combinations of activation and rule that have runs;
     - {activation}_{rule}_best: the accuracy of the best run on the test set, in percent;
-    - {rule}_shortfall: with tanh, the accuracy of the best run minus that with the pair that Figure
-      2 is inferred to have, in points; needs a run at each learning rate of the grid;
+    - {rule}_lead: with tanh, the accuracy with the pair that Figure 2 is inferred to have minus the
+      best of the others, in points; needs a run at each learning rate of the grid;
     - best_gap: the best run of Linear Backprop minus the best of Backprop, over what both have, see
       `matched`, in points.
     """
@@ -116,9 +116,9 @@ def measures(results: Results) -> Measures:
         records = long_enough(results.of(activation="tanh", rule=rule), _has_each_rate)
         epochs = common_epochs(records)
         final = {(r.config.lr, r.config.l2): final_accuracy(r, epochs) for r in records}
-        own = final.get(PAIRS["tanh", rule])
+        own = final.pop(PAIRS["tanh", rule], None)
         if own is not None and _has_each_rate(records):
-            found[f"{rule}_shortfall"] = Measure(max(final.values()) - own, *last_tenth(epochs))
+            found[f"{rule}_lead"] = Measure(own - max(final.values()), *last_tenth(epochs))
     best, epochs = best_runs(results)
     if best:
         linear, bp = (final_accuracy(best[rule], epochs) for rule in ("linear", "bp"))
@@ -214,15 +214,11 @@ def answer(results: Results) -> str:
             f"{most} to choose from."
         )
     for rule in RULES:
-        if short := numbers.get(f"{rule}_shortfall"):
-            place = (
-                f"{short.value:.1f} points below the best of those that were run"
-                if short.value > 0
-                else "the best of those that were run"
-            )
+        if lead := numbers.get(f"{rule}_lead"):
+            side = "above" if lead.value > 0 else "below"
             parts.append(
-                f"The pair of Figure 2 for {LABELS[rule]} is {place}, after "
-                f"{counted(short.last)} {where}."
+                f"The pair of Figure 2 for {LABELS[rule]} is {abs(lead.value):.1f} points {side} "
+                f"the best of the others that were run, after {counted(lead.last)} {where}."
             )
     if gap := numbers.get("best_gap"):
         side = "above" if gap.value > 0 else "below"

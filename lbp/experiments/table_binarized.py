@@ -82,8 +82,14 @@ def goals(scale: Scale) -> list[Goal]:
 
 
 def runs(results: Results) -> dict[str, list[Record]]:
-    """Return the runs of the binarized network by rule, over the epochs that all of them have."""
+    """Return the runs of the binarized network by rule, over the epochs that all of them have.
+
+    Once both rules have a run of 10 epochs, shorter ones are left out.
+    """
     records = results.of(model=MODEL)
+    enough = [record for record in records if record.reaches(EARLY)]
+    if {record.config.rule for record in enough} == set(RULES):
+        records = enough
     epochs = common_epochs(records)
     return {
         rule: [record.until(epochs) for record in records if record.config.rule == rule]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from lbp.errors import LbpError
 from lbp.lab import files
+from lbp.lab.fingerprint import is_stale
 from lbp.lab.record import Record
 from lbp.lab.store import Store
 
@@ -25,6 +26,7 @@ class Merged:
     added: list[Record]  # they are new here, or longer than those that were here
     known: list[Record]  # the store has as many of their epochs, or more
     different: list[Record]  # the store has other numbers in the epochs that both have
+    stale: list[Record]  # other numerical code made them, and not what the store has
 
 
 def pack(records: Iterable[Record], path: Path) -> int:
@@ -98,6 +100,8 @@ def _record(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> Record:
 def merge(records: Iterable[Record], store: Store, *, replace: bool = False) -> Merged:
     """Put records into a store where they are new or longer.
 
+    A stale record never takes the place of one that is not.
+
     Args:
         records: The records.
         store: The store.
@@ -107,9 +111,12 @@ def merge(records: Iterable[Record], store: Store, *, replace: bool = False) -> 
     Raises:
         LbpError: If a record in the store is damaged.
     """
-    merged = Merged([], [], [])
+    merged = Merged([], [], [], [])
     for record in records:
         here = store.get(record.config)
+        if here is not None and is_stale(record) and not is_stale(here):
+            merged.stale.append(record)
+            continue
         alike = here is None or here.begins_like(record)
         if alike or (replace and here is not None and len(record) > len(here)):
             (merged.added if store.put(record) else merged.known).append(record)

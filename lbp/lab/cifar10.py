@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import os
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -94,8 +95,8 @@ def download(root: Path, dataset: str = "cifar10") -> None:
     try:
         root.mkdir(parents=True, exist_ok=True)
         _torchvision(dataset)(str(root), download=True)
-    except (URLError, RuntimeError, OSError) as error:
-        reason = str(error).splitlines()[0]
+    except (URLError, HTTPException, RuntimeError, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise LbpError(
             f"{DATASETS[dataset]} could not be downloaded to {root} ({reason}): "
             f"check the network and the disk, then run `{_COMMANDS[dataset]}` again"

@@ -84,10 +84,11 @@ class RunConfig:
                 f"batch_norm_scale = {self.batch_norm_scale!r} has no effect without batch norm: "
                 "leave it out"
             )
-        if self.batch_norm and self.train_images % self.batch == 1:
+        alone = self.batch == 1 or self.train_images % self.batch == 1
+        if self.model == "binarized_resnet" and alone:  # it has a batch norm of single values
             raise LbpError(
-                f"batch = {self.batch} leaves one image for an epoch's last batch, on which batch "
-                "norm cannot train: choose another batch or number of training images"
+                f"batch = {self.batch} leaves one image for a batch, on which the batch norm of "
+                "binarized_resnet cannot train: choose another batch or number of training images"
             )
 
     def differing(self) -> dict[str, Any]:

@@ -11,13 +11,14 @@ import hashlib
 import inspect
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from lbp.errors import LbpError
 from lbp.lab import files, models, paths
 from lbp.lab.config import RunConfig
 from lbp.lab.record import Record
 from lbp.lab.units import LARGEST_SLOPE, UNITS
+from lbp.literature import as_rule
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 # The files that decide the numbers of every run.
@@ -53,8 +54,11 @@ def _fingerprint(names: tuple[str, ...], activation: str) -> str:
     digest = hashlib.sha256()
     for name in names:
         digest.update(code_digest((_PACKAGE / f"{name}.py").read_text("utf-8")))
-    # Of the lists of networks and of units, just what this run takes from them.
-    digest.update(code_digest(inspect.getsource(models.build)))
+    # Of the lists of networks, rules and units, just what this run takes from them.
+    for function in (models.build, models.clamped_parameters, as_rule):
+        digest.update(code_digest(inspect.getsource(function)))
+    for rule in get_args(get_type_hints(RunConfig)["rule"]):
+        digest.update(as_rule(rule).field.__qualname__.encode())
     unit = getattr(UNITS[activation], "__qualname__", "")
     digest.update(f"{unit} {LARGEST_SLOPE[activation]}".encode())
     return digest.hexdigest()[:16]

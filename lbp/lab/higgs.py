@@ -48,6 +48,8 @@ def load(path: Path) -> Events:
     try:
         text = gzip.decompress(raw) if raw.startswith(b"\x1f\x8b") else raw
         lines = text.decode("utf-8").splitlines()
+        if not any(map(str.strip, lines)):
+            raise ValueError("it is empty")
         skipped = int(bool(lines) and not _is_number(lines[0].partition(",")[0]))
         rows = np.loadtxt(lines[skipped:], delimiter=",", dtype=np.float32, ndmin=2)
     except (OSError, EOFError, ValueError) as error:

@@ -6,6 +6,7 @@ import queue
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -103,8 +104,9 @@ def train_all(
         minutes: Stop between epochs when they are used up; the next call goes on.
 
     Returns:
-        What failed, and what another process is training. A run for which the GPU's memory was too
-        small is tried again alone, after all the others, before it counts as failed.
+        What failed, whatever the error, and what another process is training. A run for which the
+        GPU's memory was too small is tried again alone, after all the others, before it counts as
+        failed.
 
     Raises:
         LbpError: If an argument is out of range, or a worker process died.
@@ -172,9 +174,13 @@ class _Worker:
         except LbpError as error:
             return Failure(goal, str(error))
         except torch.OutOfMemoryError:
-            pass
+            reason = OUT_OF_MEMORY
+        except Exception as error:  # of a driver, or a fault of this code: the other runs go on
+            traceback.print_exc()
+            lines = str(error).splitlines() or [""]
+            reason = f"it ended with {type(error).__name__}: {lines[0]}"
         self._trainers.clear()  # out here, where the error no longer holds the tensors
-        return Failure(goal, OUT_OF_MEMORY)
+        return Failure(goal, reason)
 
     def _train(self, goal: Goal) -> None:
         last_report = 0.0
@@ -256,11 +262,12 @@ def _train_in_processes(
                 if budget.interrupted:
                     stop.set()
                 _drain(reports, show)
-        except (BrokenProcessPool, KeyboardInterrupt) as error:
-            # Not asked to end: they might wait for a lock that a killed one holds.
+        except BaseException as error:
+            # Not asked to end: they might wait for a lock that a killed one holds, or for this
+            # process to take their reports.
             for process in multiprocessing.active_children():
                 process.kill()
-            if isinstance(error, KeyboardInterrupt):
+            if not isinstance(error, BrokenProcessPool):
                 raise
             raise LbpError(
                 "a worker process was killed, perhaps for want of memory: run the command again, "

@@ -38,7 +38,8 @@ def build(config: RunConfig) -> nn.Module:
     are then given the run's rule by `lbp.linearize`.
 
     Raises:
-        LbpError: If the run sets a field that its network or its activation function does not have.
+        LbpError: If the run sets a field that its network or its activation function does not have
+            or use.
     """
     reads = _READS[config.model]
     for name in config.differing():
@@ -46,6 +47,10 @@ def build(config: RunConfig) -> nn.Module:
             raise LbpError(
                 f"{name} = {getattr(config, name)!r}: the activation {config.activation} has no "
                 "such field"
+            )
+        if name == "unit_l2" and not config.hinges_learned:
+            raise LbpError(
+                f"unit_l2 = {config.unit_l2!r}: hinges that are not learned have no weight decay"
             )
         if name in _OF_A_NETWORK and name not in reads:
             raise LbpError(

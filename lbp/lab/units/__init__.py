@@ -17,7 +17,7 @@ UNITS: dict[str, type[nn.Module]] = {
     "apl": APL,
 }
 # The fields of a run that only units of one kind read.
-READS = {"apl": ("hinges", "hinges_per", "hinges_learned")}
+READS = {"apl": ("hinges", "hinges_per", "hinges_learned", "unit_l2")}
 
 # The largest slope |f'(z)| over all z. A unit is saturated where its slope is below a tenth of it.
 # An APL unit has no bound; it is measured by that of ReLU, which it has right of its hinges.

@@ -132,7 +132,8 @@ def run(
 
     Returns:
         The record in the store, if it reaches the goal; None if the budget ended the run before.
-        The next call then goes on, bit for bit on the same kind of device.
+        The next call then goes on, bit for bit on the same kind of processor. (On a GPU some
+        operations add their terms in any order.)
 
     Raises:
         LbpError: If the data, the record or the checkpoint cannot be used or written.

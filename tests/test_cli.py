@@ -126,6 +126,19 @@ def test_a_stale_record_is_no_success(capsys, store):
     assert "was made by other numerical code: delete it to train" in capsys.readouterr().err
 
 
+def test_a_field_that_a_run_does_not_use_is_told_before_its_data_are_missed(
+    capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("LBP_DATA", str(tmp_path))
+    assert cli.main(["train", "--unit-l2", "5"]) == 2
+    assert "unit_l2 = 5.0: the activation tanh has no such field" in capsys.readouterr().err
+    fixed = ["--activation", "apl", "--no-hinges-learned", "--unit-l2", "5"]
+    assert cli.main(["train", *fixed]) == 2
+    assert "hinges that are not learned have no weight decay" in capsys.readouterr().err
+    assert cli.main(["train", "--model", "cnn", "--init", "he"]) == 2
+    assert "init = 'he': the network cnn has only activation, width" in capsys.readouterr().err
+
+
 def test_one_run_takes_one_device(capsys):
     assert cli.main(["train", *TINY, "--device", "cpu,cpu"]) == 2
     assert "device 'cpu,cpu'" in capsys.readouterr().err

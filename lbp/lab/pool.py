@@ -21,6 +21,7 @@ from lbp.errors import LbpError
 from lbp.lab import cifar10, files
 from lbp.lab.board import Board, Progress
 from lbp.lab.budget import Budget, check_minutes
+from lbp.lab.models import check_fields
 from lbp.lab.record import Epoch
 from lbp.lab.run import Goal, Trainers, run
 from lbp.lab.store import Store
@@ -69,12 +70,14 @@ def train_missing(
     """Train the runs whose records in the store have not reached their goals.
 
     Raises:
-        LbpError: As `train_all`, or if CIFAR-10 is needed and missing or damaged.
+        LbpError: As `train_all`, or if a run sets a field that it does not use, or CIFAR-10 is
+            needed and missing or damaged.
     """
     check_jobs(jobs)
     check_minutes(minutes)
     missing = []
     for goal in dict.fromkeys(goals):
+        check_fields(goal.config)
         record = place.store.get(goal.config)
         if record is None or not record.reaches(goal.epochs):
             missing.append(goal)

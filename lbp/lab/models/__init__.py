@@ -38,9 +38,15 @@ def build(config: RunConfig) -> nn.Module:
     are then given the run's rule by `lbp.linearize`.
 
     Raises:
-        LbpError: If the run sets a field that its network or its activation function does not have
-            or use.
+        LbpError: As `check_fields`.
     """
+    check_fields(config)
+    model, _ = linearize(_NETWORKS[config.model](config), config.rule)
+    return model
+
+
+def check_fields(config: RunConfig) -> None:
+    """Raise `LbpError` if a run sets a field that its network or unit does not use."""
     reads = _READS[config.model]
     for name in config.differing():
         if name in _OF_A_UNIT and name not in units.READS.get(config.activation, ()):
@@ -57,8 +63,6 @@ def build(config: RunConfig) -> nn.Module:
                 f"{name} = {getattr(config, name)!r}: the network {config.model} has only "
                 f"{', '.join(reads)}"
             )
-    model, _ = linearize(_NETWORKS[config.model](config), config.rule)
-    return model
 
 
 def clamped_parameters(model: nn.Module) -> list[nn.Parameter]:

@@ -411,14 +411,20 @@ def answer(results: Results) -> str:
         rule: [f"{found[f'{activation}_{rule}_final'].value:.1f} %" for activation in ACTIVATIONS]
         for rule in RULES
     }
+    runs = _main(results)
+    by_seed = [
+        final_accuracy(apl, gain.last) - final_accuracy(relu, gain.last)
+        for relu, apl in zip(runs["relu", "bp"], runs["apl", "bp"], strict=True)
+    ]
+    each = f" (seed by seed {', '.join(f'{g:+z.1f}' for g in by_seed)})" if len(by_seed) > 1 else ""
     text = (
         f"After {counted(gain.last)} {where}, ReLU reaches {finals['bp'][0]} and APL units with "
-        f"five hinges {finals['bp'][1]} under Backprop, {gain.value:+z.1f} points. Under Linear "
-        f"Backprop at the learning rate {written(RATES['linear'])} they reach "
+        f"five hinges {finals['bp'][1]} under Backprop, {gain.value:+z.1f} points{each}. Under "
+        f"Linear Backprop at the learning rate {written(RATES['linear'])} they reach "
         f"{finals['linear'][0]} and {finals['linear'][1]}, {linear.value:+z.1f} points."
     )
     losses = [
-        [_main(results)[activation, "linear"][0].epochs[at].train_loss for at in (0, gain.last - 1)]
+        [runs[activation, "linear"][0].epochs[at].train_loss for at in (0, gain.last - 1)]
         for activation in ACTIVATIONS
     ]
     from_to = [f"from {first:.2f} to {last:.2f}" for first, last in losses]

@@ -482,6 +482,12 @@ def test_what_apl_units_add_by_hand():
     ]
 
 
+def test_a_run_of_the_ablation_that_has_just_begun_does_not_cut_the_others():
+    results = results_of("apl_units", lambda c, n: [50.0] * (n if c.hinges_learned else 3))
+    rows = apl_units.ablation_table([results]).rows
+    assert [row[1:] for row in rows] == [["15", "50.00", "-"]] * 4
+
+
 def test_the_units_of_a_glance_are_those_of_the_network():
     config = RunConfig(model="cnn", activation="apl", hinges=2, width=1 / 32, dataset="stand-in")
     torch.manual_seed(0)

@@ -320,15 +320,22 @@ def draw_ablation(found: Sequence[Results]) -> Figure | None:
 
 
 def _ablation(results: Results) -> tuple[dict[tuple[int, bool], float], int]:
-    """Return the final accuracies by S and whether it is learned, and the epochs that all have."""
+    """Return the final accuracies by S and whether it is learned, and after how many epochs.
+
+    Of the runs that are furthest: one that has just begun does not cut the others.
+    """
     there = {
         (s, learned): record
         for s in ABLATION
         for learned in (True, False)
         if (record := _ablated(results, "bp", s, learned)) is not None
     }
-    epochs = common_epochs(there.values())
-    return {name: final_accuracy(record, epochs) for name, record in there.items()}, epochs
+    epochs = max(map(len, there.values()), default=0)
+    return {
+        name: final_accuracy(record, epochs)
+        for name, record in there.items()
+        if record.reaches(epochs)
+    }, epochs
 
 
 # --- tables and answers

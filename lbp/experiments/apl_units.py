@@ -308,7 +308,7 @@ def draw_ablation(found: Sequence[Results]) -> Figure | None:
     for (results, cells, epochs), axes in zip(shown, grid.flat, strict=True):
         for learned, line, marker in ((True, "-", "o"), (False, ":", "s")):
             points = [(s, cells[s, learned]) for s in ABLATION if (s, learned) in cells]
-            label = "learned" if learned else "fixed"
+            label = f"{'learned' if learned else 'fixed'}{'' if points else ': not yet run'}"
             x, y = ([p[axis] for p in points] for axis in (0, 1))
             axes.plot(x, y, line, marker=marker, color=COLOURS["bp"], label=label)
         axes.set_xticks(ABLATION)

@@ -268,10 +268,24 @@ def check_without_gradient(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, 
         _refuse_forward_mode(rule, args, kwargs)
 
 
+def _has_tangent(value: Tensor) -> bool:
+    """Whether forward-mode differentiation is under way for a tensor, also further out."""
+    if forward_ad.unpack_dual(value).tangent is not None:
+        return True
+    functorch = torch._C._functorch
+    stack = functorch.get_interpreter_stack() or []
+    forward = {interpreter.level() for interpreter in stack if interpreter.key().name == "Jvp"}
+    while functorch.is_functorch_wrapped_tensor(value):
+        if functorch.maybe_get_level(value) in forward:
+            return True
+        value = functorch.get_unwrapped(value)
+    return False
+
+
 def _refuse_forward_mode(rule: Rule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     """Raise `LbpError` if an argument has a tangent: the autograd functions here have no `jvp`."""
     for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor) and forward_ad.unpack_dual(value).tangent is not None:
+        if isinstance(value, Tensor) and _has_tangent(value):
             raise LbpError(
                 f"forward-mode differentiation would lose the backward rule {rule.name!r}: use "
                 "reverse mode, as torch.func.jacrev does, or lbp.restore(model) first"

@@ -198,34 +198,21 @@ def test_few_rounds_have_no_interval():
 
 
 @pytest.mark.parametrize(
-    ("linear", "again", "slow"),
+    ("linear", "again", "slow", "fast"),
     [
-        (1.2, 1.0, True),
-        (0.8, 1.0, False),
-        (0.8, 0.7, False),
-        (1.2, 1.3, False),  # no further off than Backprop itself
-        (1.2, 1.2, False),
-        (1.0, 0.9, False),
+        (1.2, 1.0, True, False),
+        (0.8, 1.0, False, True),
+        (1.2, 1.3, False, False),  # no further off than Backprop itself
+        (0.8, 0.7, False, False),
+        (1.2, 1.2, False, False),
+        (0.8, 0.8, False, False),
+        (1.0, 0.9, False, False),
+        (1.0, 1.1, False, False),
     ],
 )
-def test_slower_means_beyond_the_noise(linear, again, slow):
+def test_slower_and_faster_mean_beyond_the_noise(linear, again, slow, fast):
     found = comparison([linear] * 15, [again] * 15)
     assert cost.slower([found]) == [case()] * slow
-
-
-@pytest.mark.parametrize(
-    ("linear", "again", "fast"),
-    [
-        (0.8, 1.0, True),
-        (1.2, 1.0, False),
-        (1.2, 1.3, False),
-        (0.8, 0.7, False),  # no further off than Backprop itself
-        (0.8, 0.8, False),
-        (1.0, 1.1, False),
-    ],
-)
-def test_faster_means_beyond_the_noise(linear, again, fast):
-    found = comparison([linear] * 15, [again] * 15)
     assert cost.faster([found]) == [case()] * fast
 
 

@@ -178,9 +178,7 @@ def test_another_thread_is_outside_the_block_but_not_outside_a_linearized_module
 @pytest.mark.parametrize("transform", [torch.func.jacfwd, torch.func.hessian])
 def test_forward_mode_raises(transform, gradients):
     module, _ = lbp.linearize(nn.Tanh())
-    # Where reverse mode lies inside, the error is PyTorch's own.
-    message = "forward-mode differentiation would lose the backward rule|jvp"
-    lost = pytest.raises((lbp.LbpError, NotImplementedError), match=message)
+    lost = pytest.raises(lbp.LbpError, match="forward-mode differentiation would lose the backward")
     with torch.set_grad_enabled(gradients), lost:
         transform(module)(torch.tensor(0.5))
     with torch.set_grad_enabled(gradients), lbp.backward_rule("linear"), lost:

@@ -145,6 +145,11 @@ def texts(found: Sequence[Results]) -> dict[str, str]:
     }
 
 
+def _long_runs(results: Results) -> dict[tuple[float, float, str], Record]:
+    """Return the runs that are long enough to be compared at their end, `by_key`."""
+    return by_key(record for record in results.of() if record.reaches(ENOUGH))
+
+
 def at_backprops_pair(found: Sequence[Results]) -> str:
     """Say how far Linear Backprop gets with the pair that Backprop has in Figure 2.
 
@@ -152,7 +157,7 @@ def at_backprops_pair(found: Sequence[Results]) -> str:
     """
     pairs = {rule: PAIRS["tanh", rule] for rule in RULES}
     for results in found:
-        runs = by_key(record for record in results.of() if record.reaches(ENOUGH))
+        runs = _long_runs(results)
         keys = [(*pairs["bp"], "bp"), (*pairs["bp"], "linear"), (*pairs["linear"], "linear")]
         if not set(keys) <= set(runs):
             continue
@@ -194,7 +199,7 @@ def variance(found: Sequence[Results]) -> str:
     At the first scale that has runs long enough for that.
     """
     for results in found:
-        runs = by_key(record for record in results.of() if record.reaches(ENOUGH))
+        runs = _long_runs(results)
         both = shared_pairs(runs)
         epochs = common_epochs(runs[*pair, rule] for pair in both for rule in RULES)
         sds = {

@@ -74,15 +74,15 @@ def test_verdicts(full, narrow, text):
     ],
 )
 def test_a_number_of_few_seeds_decides_nothing_near_a_bound(value, seeds, word):
-    claim = replace(CLAIM, noise=0.25)
+    claim = replace(CLAIM, margin=0.25)
     assert judge(claim, {"paper": {"m": Measure(value, 1, 30, seeds)}}).word == word
-    # The difference of two numbers without seeds is not noise.
+    # A number without seeds has no margin.
     assert judge(claim, {"paper": {"m": value}}).word in (REPRODUCED, NOT_REPRODUCED)
 
 
-def test_a_claim_has_no_negative_noise():
-    with pytest.raises(LbpError, match=r"the claim c has the noise -1.0: at least 0 is needed"):
-        replace(CLAIM, noise=-1.0)
+def test_a_claim_has_no_negative_margin():
+    with pytest.raises(LbpError, match=r"the claim c has the margin -1.0: at least 0 is needed"):
+        replace(CLAIM, margin=-1.0)
 
 
 def test_a_level_is_not_judged_in_a_narrow_network():

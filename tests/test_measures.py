@@ -465,6 +465,14 @@ def test_what_apl_units_add_by_hand():
     )
     assert "at the learning rate 1e-5 they reach 39.5 % and 44.5 %, +5.0 points" in answer
     assert "Linear Backprop diverges at 0.01, 1e-3." in answer
+    early = results_of(
+        "apl_units",
+        lambda c, n: [50.0, 90.0] if c.rule == "linear" and c.activation == "apl" else errors(c, n),
+        diverged=lambda c: c.rule == "linear" and c.activation == "apl",
+    )
+    answer = apl_units.answer(early)
+    assert "to where it diverges, in epoch 2, with APL units" in answer
+    assert "Linear Backprop diverges at" not in answer  # with ReLU it does not
     short = apl_units.measures(
         results_of("apl_units", lambda c, n: errors(c, 3 if c.activation == "relu" else n))
     )

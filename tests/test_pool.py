@@ -144,7 +144,8 @@ def test_an_unforeseen_error_is_a_failure_of_its_run_alone(
 ) -> None:
     place = new_place(tmp_path, Failing)
     failures = train(place, GOALS, jobs)
-    assert failures == [Failure(GOALS[0], "it ended with RuntimeError: cuDNN error: 8")]
+    reason = "it ended with RuntimeError: cuDNN error: 8 (the lines above say where)"
+    assert failures == [Failure(GOALS[0], reason)]
     assert "Traceback" in capfd.readouterr().err
     assert [record.config for record in place.store] == [
         record.config for record in place.store if record.config != GOALS[0].config

@@ -407,6 +407,15 @@ def ablation_table(found: Sequence[Results]) -> Table:
     )
 
 
+def _losses(record: Record, last: int) -> str:
+    """Say from where to where the training loss goes up to an epoch, or that it diverges before."""
+    rows = record.epochs[:last]
+    end = f"{rows[-1].train_loss:.2f}"
+    if record.diverged and len(record) <= last:
+        end = f"where it diverges, in epoch {len(record)},"
+    return f"from {rows[0].train_loss:.2f} to {end}"
+
+
 def answer(results: Results) -> str:
     """Say in a few sentences what the runs of a scale show."""
     found = measures(results)
@@ -430,17 +439,11 @@ def answer(results: Results) -> str:
         f"Linear Backprop at the learning rate {written(RATES['linear'])} they reach "
         f"{finals['linear'][0]} and {finals['linear'][1]}, {linear.value:+z.1f} points."
     )
-    losses = [
-        [runs[activation, "linear"][0].epochs[at].train_loss for at in (0, gain.last - 1)]
-        for activation in ACTIVATIONS
-    ]
-    from_to = [f"from {first:.2f} to {last:.2f}" for first, last in losses]
-    text += (
-        f" Its training loss goes {from_to[0]} with ReLU and {from_to[1]} with APL units (first "
-        "seed)."
-    )
+    relu, apl = (_losses(runs[activation, "linear"][0], gain.last) for activation in ACTIVATIONS)
+    text += f" Its training loss goes {relu} with ReLU and {apl} with APL units (first seed)."
     tried = results.of(rule="linear", seed=SEEDS[results.scale.name][0], hinges_learned=True)
-    if lost := sorted({r.config.lr for r in tried if r.diverged}, reverse=True):
+    going = {r.config.lr for r in tried if not r.diverged}
+    if lost := sorted({r.config.lr for r in tried} - going, reverse=True):
         text += f" Linear Backprop diverges at {', '.join(map(written, lost))}."
     if learned := found.get("learned_gain_linear"):
         text += (

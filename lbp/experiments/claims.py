@@ -69,7 +69,7 @@ class Claim:
         high: The largest one.
         least: By the place in `WHERE`, how many epochs the test needs at least; places that are
             left out cannot decide it.
-        noise: How near to a bound the number decides nothing while it rests on fewer than three
+        margin: How near to a bound the number decides nothing while it rests on fewer than three
             seeds.
 
     Raises:
@@ -92,7 +92,7 @@ class Claim:
     low: float
     high: float
     least: Mapping[str, int]
-    noise: float = 0.0
+    margin: float = 0.0
 
     def __post_init__(self) -> None:
         hints = get_type_hints(Claim)
@@ -103,8 +103,10 @@ class Claim:
         check_choice(f"work of the claim {self.id}", self.work, WORKS)
         for place in self.least:
             check_choice(f"place of the claim {self.id}", place, WHERE)
-        if self.noise < 0:
-            raise LbpError(f"the claim {self.id} has the noise {self.noise}: at least 0 is needed")
+        if self.margin < 0:
+            raise LbpError(
+                f"the claim {self.id} has the margin {self.margin}: at least 0 is needed"
+            )
         if not self.low <= self.high or math.inf == -self.low == self.high:
             raise LbpError(f"the claim {self.id} has the bounds {self.low} to {self.high}")
 
@@ -218,10 +220,10 @@ def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
         if number is None or place not in claim.least:
             continue
         window = interval = None
-        noise = 0.0
+        margin = 0.0
         if isinstance(number, Measure):
             window, needed = (number.first, number.last), claim.least[place]
-            noise = claim.noise if number.seeds < FEWEST_SEEDS else 0.0
+            margin = claim.margin if number.seeds < FEWEST_SEEDS else 0.0
             number = number.value
             if window[1] < needed:
                 if window[1] / needed > most:
@@ -234,7 +236,7 @@ def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
             number = number.value
         inside = claim.low <= number <= claim.high
         word = REPRODUCED if inside else NOT_REPRODUCED
-        ends = interval or (number - noise, number + noise)
+        ends = interval or (number - margin, number + margin)
         if math.isnan(number) or any(
             ends[0] < bound < ends[1] for bound in (claim.low, claim.high)
         ):
@@ -342,7 +344,7 @@ def tests_table() -> Table:
             claim.tested,
             claim.epochs or "-",
             bounds(claim),
-            _with_unit(claim.noise, claim) if claim.noise else "-",
+            _with_unit(claim.margin, claim) if claim.margin else "-",
         ]
         for claim in load()
     ]

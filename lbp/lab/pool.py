@@ -181,7 +181,7 @@ class _Worker:
         except Exception as error:  # of a driver, or a fault of this code: the other runs go on
             traceback.print_exc()
             lines = str(error).splitlines() or [""]
-            reason = f"it ended with {type(error).__name__}: {lines[0]}"
+            reason = f"it ended with {type(error).__name__}: {lines[0]} (the lines above say where)"
         self._trainers.clear()  # out here, where the error no longer holds the tensors
         return Failure(goal, reason)
 

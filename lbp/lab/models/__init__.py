@@ -52,16 +52,16 @@ def check_fields(config: RunConfig) -> None:
         if name in _OF_A_UNIT and name not in units.READS.get(config.activation, ()):
             raise LbpError(
                 f"{name} = {getattr(config, name)!r}: the activation {config.activation} has no "
-                "such field"
+                "such field: leave it out"
             )
         if name == "unit_l2" and not config.hinges_learned:
             raise LbpError(
-                f"unit_l2 = {config.unit_l2!r}: hinges that are not learned have no weight decay"
+                f"unit_l2 = {config.unit_l2!r}: hinges that are not learned have no weight decay: leave it out"
             )
         if name in _OF_A_NETWORK and name not in reads:
             raise LbpError(
                 f"{name} = {getattr(config, name)!r}: the network {config.model} has only "
-                f"{', '.join(reads)}"
+                f"{', '.join(reads)}: leave it out"
             )
 
 

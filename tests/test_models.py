@@ -147,7 +147,7 @@ def test_resnet18_is_that_of_the_paper_written_out(activation):
 )
 def test_a_network_refuses_fields_that_it_does_not_have(field, value):
     config = RunConfig(model="resnet18", **{field: value})
-    message = f"{field} = {value!r}: the network resnet18 has only activation"
+    message = f"{field} = {value!r}: the network resnet18 has only activation: leave it out"
     for use in (build, arithmetic, lambda config: training_flop(config, 1)):
         with pytest.raises(LbpError) as error:
             use(config)

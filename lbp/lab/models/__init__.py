@@ -56,7 +56,8 @@ def check_fields(config: RunConfig) -> None:
             )
         if name == "unit_l2" and not config.hinges_learned:
             raise LbpError(
-                f"unit_l2 = {config.unit_l2!r}: hinges that are not learned have no weight decay: leave it out"
+                f"unit_l2 = {config.unit_l2!r}: hinges that are not learned have no weight decay: "
+                "leave it out"
             )
         if name in _OF_A_NETWORK and name not in reads:
             raise LbpError(

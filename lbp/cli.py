@@ -135,6 +135,17 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--profile", default="recorded", help=text)
     sub.add_argument("--device", default="auto", help="to measure on: auto, cpu or cuda")
+    text = "Train on the task Higgs to tau tau, from files of events, label and features in a line."
+    sub = command("higgs", _higgs, text)
+    sub.add_argument("train", type=Path, help="events to train on")
+    sub.add_argument("test", type=Path, help="events to judge by")
+    sub.add_argument("--rule", default="bp", metavar="NAME", help="default: bp")
+    text = "hinges of an APL unit, 0 for ReLU (default: 2)"
+    sub.add_argument("--hinges", type=int, default=2, metavar="N", help=text)
+    sub.add_argument("--epochs", type=int, default=1, metavar="N", help="default: 1")
+    sub.add_argument("--lr", type=float, default=0.006, metavar="N", help="default: 0.006")
+    sub.add_argument("--seed", type=int, default=0, metavar="N", help="default: 0")
+    sub.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
     command("claims", _claims, "Judge the paper's claims; computes Figure 1 (some seconds).")
     text = "Show that the code gives the numbers of an earlier commit, so that its records stand."
     sub = command("prove", _prove, text)
@@ -202,7 +213,6 @@ def _data(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     from lbp.lab import cifar10, paths
     from lbp.lab.config import RunConfig
-    from lbp.lab.devices import choose_devices
     from lbp.lab.fingerprint import is_stale
     from lbp.lab.pool import Place, train_missing
     from lbp.lab.run import Goal
@@ -212,11 +222,8 @@ def _train(options: argparse.Namespace) -> int:
     goal = Goal(config, options.epochs)
     store = Store(paths.results())
     place = Place(cifar10.data_root(options.data), store, paths.checkpoints(), options.eager)
-    devices = choose_devices(options.device)
-    if len(devices) > 1 and "," in options.device:
-        raise LbpError(f"device {options.device!r}: one run trains on one device, so name one")
-    devices = devices[:1]
-    failures = train_missing([goal], place, devices, jobs=1, minutes=options.minutes)
+    device = _one_device(options.device)
+    failures = train_missing([goal], place, [device], jobs=1, minutes=options.minutes)
     if failures:
         raise LbpError(failures[0].reason)
     record = store.get(config)
@@ -231,6 +238,15 @@ def _train(options: argparse.Namespace) -> int:
         return 1
     print(f"{config}: {_progress(record)}; {store.path(config)}")
     return 0
+
+
+def _one_device(names: str) -> Any:
+    from lbp.lab.devices import choose_devices
+
+    devices = choose_devices(names)
+    if len(devices) > 1:
+        raise LbpError(f"device {names!r}: one run trains on one device, so name one")
+    return devices[0]
 
 
 def _reproduce(options: argparse.Namespace) -> int:
@@ -377,6 +393,27 @@ def _cost(options: argparse.Namespace) -> int:
             print(f"  {cost.describe(comparison)}")
     if options.device != "auto" and options.profile in ("recorded", "narrow"):
         print(f"nothing is measured with --profile {options.profile}: choose smoke or paper")
+    return 0
+
+
+def _higgs(options: argparse.Namespace) -> int:
+    import torch
+
+    from lbp.lab import higgs
+
+    if options.epochs < 1:
+        raise LbpError(f"epochs = {options.epochs}: give 1 or more")
+    if not 0 < options.lr < float("inf"):
+        raise LbpError(f"lr = {options.lr}: give a number above 0")
+    if not 0 <= options.seed < 2**31:
+        raise LbpError(f"seed = {options.seed}: give a number from 0 to {2**31 - 1}")
+    device = _one_device(options.device)
+    torch.manual_seed(options.seed)
+    model = higgs.network(options.hinges, options.rule).to(device)
+    events, test = (higgs.load(path).to(device) for path in (options.train, options.test))
+    print(f"{len(events)} events to train on, {len(test)} to judge by", flush=True)
+    for epoch in higgs.train(model, events, test, options.epochs, options.lr):
+        print(epoch, flush=True)
     return 0
 
 

@@ -6,12 +6,14 @@ import math
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 from scipy.optimize import minimize_scalar
 from torch import nn
 
+from lbp.cli import _parser
+from lbp.cli import main as lbp
 from lbp.errors import LbpError
-from lbp.lab.higgs import Events, discovery, load, network, significance
+from lbp.lab.higgs import Events, discovery, load, network, significance, train
+from lbp.lab.higgs.train import LR
 from lbp.lab.units.apl import APL
 from lbp.linearization import activation_modules
 
@@ -44,12 +46,16 @@ def test_events_are_those_of_the_file(tmp_path, header, pack):
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "holds no events|has 0 columns|has 1 columns"),
+        (b"", "it is empty"),
+        (b"\n \n", "it is empty"),
+        (b"label,feature\n", "holds no events|has 0 columns|has 1 columns"),
         (b"1,2,3\n", "has 3 columns: 26 are needed"),
         (b"1,2\n1,2,3\n", "holds no events"),
         (b"1,nonsense\n", "holds no events"),
         (b"\xff\xfe", "holds no events"),
         (b"\x1f\x8bdamaged", "holds no events"),
+        (gzip.compress(b"1,2,3\n" * 99)[:30], "holds no events"),
+        (gzip.compress(b"1,2,3\n" * 99)[:12] + b"\xff" * 30, "holds no events"),
         (",".join(["2"] * 26).encode(), "labels other than 0 and 1"),
         (",".join(["1", *["nan"] * 25]).encode(), "values that are not numbers"),
     ],
@@ -82,24 +88,100 @@ def test_the_network_is_the_sources(rule):
     assert model(torch.zeros(3, 25)).shape == (3,)
 
 
-def test_it_learns_generated_events():
+@pytest.mark.parametrize("rule", ["bp", "linear"])
+def test_it_learns_generated_events(rule):
     torch.manual_seed(0)
-    model, events = network(), generated(1500)
-    optimiser = torch.optim.SGD(model.parameters(), lr=0.006, momentum=0.5)
-    for _ in range(6):
-        for batch in torch.randperm(len(events.labels)).split(50):
-            loss = F.binary_cross_entropy_with_logits(
-                model(events.features[batch]), events.labels[batch]
-            )
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
     fresh = generated(1500, seed=1)
-    with torch.no_grad():
-        scores = model.eval()(fresh.features)
-    assert ((scores > 0) == (fresh.labels > 0)).float().mean() > 0.7
-    shuffled = scores[torch.randperm(len(scores))]
-    assert significance(scores, fresh.labels) > significance(shuffled, fresh.labels)
+    first, *_, last = train(network(rule=rule), generated(3000), fresh, epochs=6)
+    assert last.number == 6
+    assert last.train_loss < first.train_loss
+    # Half of the events are signal, and a guess has the loss ln 2.
+    assert last.test_loss < 0.9 * math.log(2)
+    guess = significance(torch.randn(len(fresh)), fresh.labels)
+    assert last.significance > 2 * guess
+
+
+def test_an_epoch_is_its_steps_written_out():
+    """Two batches of SGD with momentum 0.5; weight decay 0.001 on the hinges alone."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(25, 6), APL((6,), 2), nn.Linear(6, 1), nn.Flatten(0)).double()
+    events = Events(torch.randn(150, 25).double(), (torch.rand(150) > 0.5).double())
+    test = generated(300)
+    test = Events(test.features.double(), test.labels.double())
+    mine = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.manual_seed(3)
+    (epoch,) = train(model, events, test, epochs=1, lr=0.1)
+
+    torch.manual_seed(3)
+    velocity, total = {name: torch.zeros_like(p) for name, p in mine.items()}, 0.0
+    for batch in torch.randperm(150).split(100):
+        leaves = {name: p.requires_grad_() for name, p in mine.items()}
+        z = events.features[batch] @ leaves["0.weight"].T + leaves["0.bias"]
+        h = z.clamp(min=0) + sum(
+            slope * (offset - z).clamp(min=0)
+            for slope, offset in zip(leaves["1.slopes"], leaves["1.offsets"], strict=True)
+        )
+        logit = (h @ leaves["2.weight"].T + leaves["2.bias"]).squeeze(1)
+        sign = 2 * events.labels[batch] - 1
+        loss = torch.log1p(torch.exp(-sign * logit))
+        total += loss.sum().item()
+        grads = torch.autograd.grad(loss.mean(), list(leaves.values()))
+        for name, grad in zip(list(mine), grads, strict=True):
+            decay = 0.001 if name.startswith("1.") else 0.0
+            velocity[name] = 0.5 * velocity[name] + grad + decay * mine[name].detach()
+            mine[name] = mine[name].detach() - 0.1 * velocity[name]
+    assert epoch.train_loss == pytest.approx(total / 150)
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(parameter.detach(), mine[name])
+
+
+def test_a_run_that_diverges_ends_and_says_so():
+    torch.manual_seed(0)
+    (epoch,) = train(network(), generated(1000), generated(200), epochs=3, lr=1e4)
+    assert str(epoch) == "epoch 1: diverged"
+    assert math.isnan(epoch.significance)
+
+
+def test_test_events_that_are_too_few_are_told_before_training():
+    with pytest.raises(LbpError, match="events: one and 20 needed"):
+        next(train(network(), generated(100), generated(10), epochs=1))
+
+
+@pytest.fixture
+def files(tmp_path):
+    for name, number, seed in (("train", 400, 0), ("test", 200, 1)):
+        (tmp_path / name).write_text(text(generated(number, seed)))
+    return [str(tmp_path / "train"), str(tmp_path / "test")]
+
+
+def test_the_command_trains_and_is_repeatable(files, capsys):
+    printed = []
+    for _ in range(2):
+        assert lbp(["higgs", *files, "--rule", "linear", "--epochs", "2", "--device", "cpu"]) == 0
+        printed.append(capsys.readouterr().out)
+    lines = printed[0].splitlines()
+    assert lines[0] == "400 events to train on, 200 to judge by"
+    assert [line.partition(":")[0] for line in lines[1:]] == ["epoch 1", "epoch 2"]
+    assert printed[0] == printed[1]
+    assert _parser().parse_args(["higgs", *files]).lr == LR
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["--epochs", "0"], "epochs = 0: give 1 or more"),
+        (["--lr", "nan"], "lr = nan: give a number above 0"),
+        (["--seed", str(2**70)], f"seed = {2**70}: give a number from 0 to 2147483647"),
+        (["--device", "cpu,auto"], "device"),
+        (["--hinges", "-1"], "hinges = -1"),
+        (["--rule", "nonsense"], "unknown backward rule 'nonsense'"),
+    ],
+)
+def test_the_command_tells_of_a_wrong_input_in_one_line(files, capsys, given, message):
+    assert lbp(["higgs", *files, *given]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
 
 
 # --- significance

@@ -485,7 +485,7 @@ FURTHER = (
     ),
     Further(
         "Higgs to tau tau, eight layers, S = 2",
-        "`lbp.lab.higgs`: `load`, `network` and `significance`; a loop that trains is not there",
+        "`lbp higgs TRAIN TEST --hinges 2`, with files of events in the format of `lbp.lab.higgs`",
         "the 80 million events and a GPU",
     ),
 )

@@ -10,12 +10,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
 # In the processes that tests start. Small networks gain nothing by two threads, which wait for each
 # other on a busy machine.
 os.environ["OMP_NUM_THREADS"] = "1"
+# A busy machine may take long over an example.
+settings.register_profile("patient", deadline=None)
+settings.load_profile("patient")
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = (
     "CITATION.cff",

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from torch import nn
@@ -118,7 +118,6 @@ def test_with_slopes_of_zero_it_is_relu(z, seed):
     assert torch.equal(unit(z), F.relu(z))
 
 
-@settings(deadline=None)
 @given(hinges=st.lists(st.tuples(numbers, numbers), max_size=6))
 def test_it_is_linear_between_its_bends_with_the_slopes_of_its_pieces(hinges):
     slopes, offsets = [a for a, _ in hinges], [b for _, b in hinges]

@@ -305,7 +305,7 @@ def test_sign_has_to_be_asked_for():
 
 @every_module
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(data=st.data())
 def test_values_shapes_strides_and_special_numbers(name, dtype, data):
     module, _ = DERIVATIVES[name]

@@ -146,7 +146,7 @@ def records(draw: st.DrawFn) -> Record:
     return Record(config, logged, layers, stretches)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(records())
 def test_a_record_comes_back_from_json_as_it_was(record: Record) -> None:
     text = record.to_json()

@@ -119,6 +119,7 @@ class Project:
 
     def fingerprint(self) -> str:
         """Return the fingerprint of TINY under the code as it is here now."""
+        fingerprints._sources.cache_clear()
         fingerprints._fingerprint.cache_clear()
         return fingerprint(TINY)
 

@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 import shutil
+import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -20,6 +21,7 @@ from lbp.errors import LbpError
 from lbp.lab import fingerprint as fingerprints
 from lbp.lab.config import RunConfig
 from lbp.lab.fingerprint import are_equal, code_digest, files_of, fingerprint, is_stale
+from lbp.lab.provenance import git_environment
 from lbp.lab.run import Trainers
 from lbp.lab.units import LARGEST_SLOPE, UNITS
 from tests import toys
@@ -113,12 +115,50 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def current(config: RunConfig) -> str:
+    """Return a run's fingerprint in a process that starts now."""
+    fingerprints._sources.cache_clear()
     fingerprints._fingerprint.cache_clear()
     return fingerprint(config)
 
 
 def add(path: Path, line: str) -> None:
     path.write_text(path.read_text("utf-8") + f"\n{line}\n", "utf-8")
+
+
+_EDITED = """
+import torch
+from lbp.lab.config import RunConfig
+from lbp.lab.fingerprint import fingerprint
+from lbp.lab.provenance import origin
+with open("lbp/lab/train.py", "a") as file:
+    file.write("EVALUATION_BATCH = 250\\n")
+print(fingerprint(RunConfig(rule="bp")), origin(torch.device("cpu"), 0.0).dirty)
+"""
+
+
+@pytest.mark.slow
+def test_code_that_is_edited_while_a_process_trains_does_not_count(tmp_path: Path) -> None:
+    copy = tmp_path / "lbp"
+    shutil.copytree(PACKAGE, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    name = ["-c", "user.name=a", "-c", "user.email=a@b", "-c", "commit.gpgsign=false"]
+    for words in (["init", "-q"], ["add", "lbp"], [*name, "commit", "-qm", "all"]):
+        subprocess.run(["git", *words], cwd=tmp_path, check=True)
+    environment = git_environment() | {"PYTHONPATH": str(tmp_path)}
+    environment.pop("LBP_COMMIT", None)
+    told = [
+        subprocess.run(
+            [sys.executable, "-c", _EDITED],
+            cwd=tmp_path,
+            env=environment,
+            text=True,
+            capture_output=True,
+            check=True,
+        ).stdout.split()
+        for _ in range(2)
+    ]
+    assert told[0] == [fingerprint(PAPER), "False"]
+    assert told[1][0] != fingerprint(PAPER)  # the next process has the edited code
+    assert told[1][1] == "True"
 
 
 def test_a_fingerprint_is_16_hexadecimal_digits() -> None:

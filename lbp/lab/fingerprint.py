@@ -40,7 +40,7 @@ _DOCUMENTED = ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef
 def files_of(config: RunConfig) -> list[str]:
     """Return the files that decide a run's numbers, below the package and without ".py"."""
     unit = f"lab/units/{config.activation}"
-    own_unit = [unit, "registration"] if (_PACKAGE / f"{unit}.py").is_file() else []
+    own_unit = [unit, "registration"] if unit in _sources(_PACKAGE) else []
     return [*COMMON, f"lab/models/{config.model}", *own_unit]
 
 
@@ -53,15 +53,30 @@ def fingerprint(config: RunConfig) -> str:
 def _fingerprint(names: tuple[str, ...], activation: str) -> str:
     digest = hashlib.sha256()
     for name in names:
-        digest.update(code_digest((_PACKAGE / f"{name}.py").read_text("utf-8")))
+        digest.update(code_digest(_sources(_PACKAGE)[name]))
     # Of the lists of networks, rules and units, just what this run takes from them.
     for function in (models.build, models.clamped_parameters, as_rule):
-        digest.update(code_digest(inspect.getsource(function)))
+        digest.update(code_digest(_source_of(function)))
     for rule in get_args(get_type_hints(RunConfig)["rule"]):
         digest.update(as_rule(rule).field.__qualname__.encode())
     unit = getattr(UNITS[activation], "__qualname__", "")
     digest.update(f"{unit} {LARGEST_SLOPE[activation]}".encode())
     return digest.hexdigest()[:16]
+
+
+@functools.cache
+def _sources(package: Path) -> dict[str, str]:
+    """Return the source of every file of a package by its name, below it and without ".py"."""
+    paths = sorted(package.rglob("*.py"))
+    return {p.relative_to(package).with_suffix("").as_posix(): p.read_text("utf-8") for p in paths}
+
+
+_source_of = functools.cache(inspect.getsource)
+
+# They are read now: code that is edited while this process trains is not the code that it runs.
+_sources(_PACKAGE)
+for _function in (models.build, models.clamped_parameters, as_rule):
+    _source_of(_function)
 
 
 def code_digest(source: str) -> bytes:

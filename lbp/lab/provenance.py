@@ -68,7 +68,7 @@ def device_name(device: torch.device) -> str:
     return f"{name}, {os.cpu_count()} cores{named}"
 
 
-@functools.cache  # the code of a process is that of its start
+@functools.cache
 def _checkout() -> tuple[str | None, bool | None]:
     """Return the commit of this code, and whether the code differs from it.
 
@@ -102,3 +102,6 @@ def _git(*arguments: str) -> str | None:
     except (OSError, UnicodeError, subprocess.TimeoutExpired):
         return None
     return done.stdout.strip() if done.returncode == 0 else None
+
+
+_checkout()  # now: what is committed while this process trains is not the code that it runs

@@ -16,7 +16,7 @@ from typing import Any, Literal, NoReturn, TextIO, get_args, get_origin, get_typ
 from lbp.errors import LbpError, MissingExtra, check_choice
 
 # Under which extra the packages come that not every command needs.
-_EXTRAS = {"IPython": "book", "myst_nb": "book", "scipy": "book", "seaborn": "book", "yaml": "book"}
+_EXTRAS = dict.fromkeys(("IPython", "markdown_it", "myst_nb", "scipy", "seaborn", "yaml"), "book")
 
 
 class _Parser(argparse.ArgumentParser):
@@ -438,7 +438,7 @@ def _prove(options: argparse.Namespace) -> int:
     if proofs:
         print(f"recorded in {paths.equals()}: commit it")
     else:
-        print("the code is the same, comments and layout aside: there is nothing to prove")
+        print("the fingerprints are the same, or proved equal already: there is nothing to record")
     return 0
 
 

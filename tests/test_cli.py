@@ -424,7 +424,7 @@ def test_a_terminal_without_the_letters_is_no_error(clone):
 @pytest.mark.slow
 def test_training_needs_few_packages():
     """A rented GPU machine may have PyTorch and little else."""
-    absent = ("scipy", "yaml", "seaborn", "pandas", "papermill", "IPython", "myst_nb")
+    absent = "scipy", "yaml", "seaborn", "pandas", "papermill", "IPython", "myst_nb", "markdown_it"
     code = f"import sys\nfor name in {absent}: sys.modules[name] = None"
     done = run_lbp("reproduce", "fig9", code=code)
     assert done.returncode == 2

@@ -416,6 +416,22 @@ def test_a_line_must_be_whole_of_its_own_and_in_utf_8(two_lines):
             cost.recorded("processor", two_lines.parent)
 
 
+def test_two_processes_that_measure_a_case_leave_one_line(tmp_path, quick, monkeypatch):
+    compare, others = cost.step_cost.compare, []
+
+    def overtaken(case, *arguments, **options):
+        found = compare(case, *arguments, **options)
+        if not others:
+            others.append(case)
+            cost._append(found, "processor", tmp_path)  # the other process
+        return found
+
+    monkeypatch.setattr(cost.step_cost, "compare", overtaken)
+    with pytest.raises(KeyboardInterrupt):
+        cost.measure("paper", "cpu", tmp_path)
+    assert others[0] in {found.case for found in cost.recorded("processor", tmp_path)}
+
+
 def test_a_file_that_cannot_be_read_or_written_is_one_line(tmp_path, quick, monkeypatch):
     (tmp_path / "processor.jsonl").mkdir()
     with pytest.raises(LbpError, match=r"processor\.jsonl cannot be read \(Is a directory\)"):

@@ -154,11 +154,11 @@ def test_the_state_of_a_run_is_that_at_its_goal(epochs, diverged, state):
     results = Results("fig2_vgg19_tanh", NARROW, [goal], records, {})
     assert results.state(goal) == state
     reached = state != "2 of 3 epochs"
-    assert results.missing == ([] if reached else [goal])
+    assert results.reached(goal) == reached
     assert (results.missing_flop(goal) == 0) == reached
     stale = replace(results, records={}, stale=records)
     assert stale.state(goal) == "stale, by other numerical code"
-    assert stale.missing == [goal]
+    assert not stale.reached(goal)
     assert replace(results, records={}).state(goal) == "not yet run"
 
 
@@ -299,6 +299,17 @@ def test_a_run_that_has_just_begun_does_not_cut_the_comparison_of_the_others():
         assert EXPERIMENTS[stem].measures(results_of(stem, errors))[name].last == 60, (stem, name)
     begun = results_of("larger_step", lambda c, n: [50.0] * (2 if c.lr == 0.1 else 60))
     assert larger_step.measures(begun)["all_rates_gap"].last == 60
+    alone = results_of(
+        "larger_step",
+        lambda c, n: (
+            [50.0] * (60 if (c.lr, c.rule) == (0.1, "bp") else 100)
+            if (c.lr, c.rule) != (0.1, "linear")
+            else None
+        ),
+    )
+    assert larger_step.measures(alone)["all_rates_gap"].last == 100
+    (panel,) = larger_step.draw([alone]).axes
+    assert "100 epochs" in panel.get_title()
     assert {row[3] for row in own_model.tuning_table(begun).rows} == {"60"}
 
 
@@ -366,6 +377,26 @@ def test_recipes_are_ranked_by_their_distance():
     assert values(recipe.measures(whole))["best_distance"] == pytest.approx(0)
 
 
+def test_a_recipe_that_diverges_is_compared_at_its_one_epoch():
+    """Further epochs of the paper's curves, at which it would guess, do not count."""
+
+    def errors(config, epochs):
+        curve = paper.sweep_curve(config.lr, config.l2, config.rule)
+        return [100 - curve.mid[0] + 3.0 * (config.momentum > 0)]
+
+    lost = results_of("recipe", errors, PAPER, diverged=lambda config: config.momentum > 0)
+    ranked = recipe.distances(lost)
+    curves = [paper.sweep_curve(1e-4, 1e-4, rule) for rule in ("bp", "linear")]
+    guess = sum(curve.mid[0] - 10 for curve in curves) / 2
+    assert recipe.mean_distance(ranked["momentum 0.9"]) == pytest.approx(guess)
+
+
+def test_without_a_pair_of_a_recipe_none_is_excluded():
+    one = results_of("recipe", lambda c, n: [60.0 + c.seed] if c.rule == "bp" else None, PAPER)
+    assert recipe.measures(one)["seed_difference"].value == pytest.approx(1)
+    assert recipe.excluded(one) == []
+
+
 def test_the_larger_step_by_hand():
     def errors(config, epochs):
         best = {"bp": {1e-2: 40.0}, "linear": {1e-3: 45.0}}[config.rule]
@@ -397,6 +428,8 @@ def test_precisions_by_hand():
     assert found["ratio"] == pytest.approx(3 / math.sqrt(2 / 3))
     one = results_of("precision", lambda c, n: errors(c, n) if c.seed == 0 else None)
     assert precision.measures(one) == {}
+    alike = results_of("precision", lambda c, n: [50.0] * 5)
+    assert "0.00 points apart, within the noise of the seeds" in precision.answer(alike)
 
 
 @pytest.mark.parametrize("rule", ["bp", "linear"])

@@ -248,6 +248,17 @@ def test_a_run_out_of_memory_is_tried_again_alone_after_the_others(
         assert lengths(place) == {0: 2, 2: 2}
 
 
+def test_a_run_out_of_memory_has_failed_where_no_time_is_left_for_a_second_try(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def scarce(goal: Goal, *, budget: Budget, **options: Any) -> Record | None:
+        budget.interrupted = True
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pool, "run", scarce)
+    assert train(place, GOALS[:1]) == [Failure(GOALS[0], "out of GPU memory")]
+
+
 def test_a_damaged_checkpoint_is_a_failure_of_its_run_alone(place: Place) -> None:
     place.checkpoints.mkdir()
     path = place.checkpoints / f"{GOALS[1].config.key}.pt"
@@ -622,3 +633,18 @@ def test_training_tells_how_far_it_is(place: Place, capsys: pytest.CaptureFixtur
     told = [re.search(r"seed (\d), .* epoch 2/2, .*\((\d) of 2 runs", line) for line in lines]
     assert [match.groups() for match in told if match] == [("0", "1"), ("1", "2")]
     assert lines[-1].endswith("about 00:00 left)")
+
+
+def test_the_last_line_of_a_run_tells_that_it_diverged(
+    place: Place, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(place, [Goal(replace(TINY, lr=100.0, l2=0.1, activation="relu"), 40)])
+    assert "loss nan" in capsys.readouterr().err
+
+
+def test_runs_are_trained_where_there_is_no_standard_error(
+    place: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stderr", None)  # as Python has it where it is closed
+    assert train(place, GOALS[:1]) == []
+    assert lengths(place) == {0: 2}

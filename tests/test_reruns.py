@@ -37,7 +37,17 @@ def store(clone: Path) -> Store:
 def elsewhere(record: Record, device: str = "another device") -> Record:
     """Return a record as a training on another device would have left it."""
     origin = replace(toys.ORIGIN, device=device, finished="2026-02-02T00:00:00+00:00")
-    return replace(record, stretches=[replace(s, origin=origin) for s in record.stretches])
+    stretches = [replace(s, origin=origin) for s in record.stretches]
+    epochs = [replace(row, seconds=0.5) for row in record.epochs]
+    return replace(record, epochs=epochs, stretches=stretches)
+
+
+def shorter(record: Record) -> Record:
+    """Return a record as it was an epoch ago, when its stretch had taken less time."""
+    (stretch,) = record.stretches
+    origin = replace(stretch.origin, seconds=1.0, finished="2025-12-31T00:00:00+00:00")
+    earlier = record.until(len(record) - 1)
+    return replace(earlier, stretches=[replace(s, origin=origin) for s in earlier.stretches])
 
 
 def rerun(errors: list[float] = ERRORS, config=CONFIG, device="another device", **options):
@@ -247,6 +257,7 @@ def not_text() -> Path:
             "refused: test_error is 50.005 in epoch 2: not so many of 10000 images",
         ),
         (lambda: put(toys.record(CONFIG, ERRORS)), "copy: it is this book's own record"),
+        (lambda: put(shorter(toys.record(CONFIG, ERRORS))), "copy: it is this book's own record"),
         (lambda: put(rerun(), name="README.md"), "README.md: refused: it is not a record's file"),
         (lambda: put(rerun(), name="\x1b[2J.json"), r"\x1b[2J.json: refused: it holds the run"),
         (lambda: with_device("<script>alert(1)</script>"), "is not the name of one: up to 100"),

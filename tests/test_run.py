@@ -1,5 +1,6 @@
 """Runs that grow: records, checkpoints, budgets, and what can happen to each of them."""
 
+import io
 import math
 import os
 import random
@@ -594,6 +595,20 @@ def test_a_first_signal_ends_a_run_after_the_epoch_in_progress(place, capfd, num
     assert len(place.store.get(TINY)) == 2
     assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == before
     assert capfd.readouterr().err == "stopping after this epoch; Ctrl-C again stops at once\n"
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()], ids=["closed", "without a descriptor"])
+def test_a_signal_that_cannot_be_told_ends_the_run_as_well(place, monkeypatch, stream):
+    monkeypatch.setattr(sys, "stderr", stream)
+    sent = []
+
+    def interrupt(done):
+        if done > 1 and not sent:
+            sent.append(done)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    assert place.train(5, TINY, on_step=interrupt) is None
+    assert len(place.store.get(TINY)) == 2
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -332,7 +332,14 @@ def _killed_at(call: int, action: Callable[[], object]) -> None:
             if not left:
                 os.kill(os.getpid(), signal.SIGKILL)
 
+    fsync = os.fsync
+
+    def counted_fsync(fd: Any) -> None:  # Python raises no event for it
+        count("os.fsync", fd)
+        fsync(fd)
+
     try:
+        os.fsync = counted_fsync
         sys.addaudithook(count)
         action()
     finally:

@@ -29,7 +29,7 @@ from lbp.experiments.table import Table
 from lbp.lab import paths, sealed, step_cost
 from lbp.lab.config import RunConfig
 from lbp.lab.devices import choose_devices
-from lbp.lab.files import told
+from lbp.lab.files import locked, told
 from lbp.lab.models import Arithmetic, arithmetic, build
 from lbp.lab.provenance import Origin
 from lbp.lab.step_cost import ARMS, MODES, RULES, Case, Comparison
@@ -117,7 +117,7 @@ def measure(
         found[case] = step_cost.compare(case, chosen, rounds=plan.rounds, steps=plan.steps)
         print(describe(found[case]), flush=True)
         if name != "smoke":
-            _append(found[case], path(name, folder))
+            _append(found[case], name, folder)
     return {name: [found[case] for case in plan.cases]}
 
 
@@ -176,9 +176,11 @@ def _lines(file: Path) -> list[bytes]:
             return []
 
 
-def _append(comparison: Comparison, file: Path) -> None:
-    with told(file, "cannot be written"):
-        file.parent.mkdir(parents=True, exist_ok=True)
+def _append(comparison: Comparison, name: str, folder: Path | None) -> None:
+    file = path(name, folder)
+    with locked(file.with_name(".lock"), wait=True), told(file, "cannot be written"):
+        if any(comparison.case == other.case for other in recorded(name, folder)):
+            return  # another process has measured it meanwhile
         with file.open("a", encoding="utf-8") as stream:
             stream.write(_to_json(comparison) + "\n")
             stream.flush()
@@ -275,7 +277,8 @@ def derivatives_per_unit() -> float:
     images = 2
     counts: dict[str, int] = {}
     for rule in RULES:
-        model, _ = linearize(build(RunConfig()), rule)
+        with torch.random.fork_rng(devices=[]):
+            model, _ = linearize(build(RunConfig()), rule)
         loss = model(torch.zeros(images, 3, 32, 32)).sum()
         with _Derivatives() as counting:
             loss.backward()

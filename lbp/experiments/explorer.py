@@ -17,7 +17,7 @@ from IPython.display import HTML, display
 from matplotlib.figure import Figure
 
 from lbp.experiments import paper
-from lbp.experiments.grid import RULES
+from lbp.experiments.grid import BEST_OF_FIGURE_4, RULES
 from lbp.experiments.numbers import number
 from lbp.experiments.panels import Line, Panel, draw_panels
 from lbp.experiments.results import Results
@@ -25,7 +25,6 @@ from lbp.experiments.style import COLOURS, LABELS, MARKERS
 from lbp.experiments.table import Table
 from lbp.lab.config import written
 
-FIRST = (1e-4, 1e-1)  # the learning rate and weight decay of Figure 4's best curve
 PAPERS_DECAYS = (1e-1, 1e-2)  # the weight decays whose curves the paper's figure tells apart
 TABLE_EPOCHS = (1, 2, 5, 10, 20, 30, 50, 70, 98)  # the paper's curves were digitised there
 FIRST_EPOCH = 20  # "early in learning"
@@ -51,8 +50,8 @@ def sweep_data(found: Sequence[Results]) -> dict[str, Any]:
         ],
         "first": {
             "scale": _first_scale(found).scale.name,
-            "lr": FIRST[0],
-            "l2": FIRST[1],
+            "lr": BEST_OF_FIGURE_4[0],
+            "l2": BEST_OF_FIGURE_4[1],
             "epoch": FIRST_EPOCH,
         },
     }
@@ -86,13 +85,13 @@ def _paper(lr: float, l2: float, rule: str) -> dict[str, Any]:
 
 def _first_scale(found: Sequence[Results]) -> Results:
     """Return the first scale that has a run of the first view; else the first one."""
-    lr, l2 = FIRST
+    lr, l2 = BEST_OF_FIGURE_4
     return next((results for results in found if results.of(lr=lr, l2=l2)), found[0])
 
 
 def draw(found: Sequence[Results]) -> Figure:
     """Draw the first view."""
-    results, (lr, l2) = _first_scale(found), FIRST
+    results, (lr, l2) = _first_scale(found), BEST_OF_FIGURE_4
     lines = [
         Line(
             LABELS[rule],
@@ -144,7 +143,7 @@ def page(found: Sequence[Results]) -> str:
     plt.close(figure)
     source = base64.b64encode(picture.getvalue()).decode()
     text = json.dumps(data, separators=(",", ":"), sort_keys=True).replace("<", "\\u003c")
-    (lr, l2), where = FIRST, _first_scale(found).scale.where
+    (lr, l2), where = BEST_OF_FIGURE_4, _first_scale(found).scale.where
     alt = (
         f"Test accuracy over epochs {where} at the learning rate {written(lr)} and the weight "
         f"decay {written(l2)}: Backprop orange, Linear Backprop blue; solid lines are this book's "

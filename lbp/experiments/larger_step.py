@@ -8,7 +8,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 
-from lbp.experiments.grid import EPOCHS, RULES, grid_goals
+from lbp.experiments.grid import BEST_OF_FIGURE_4, EPOCHS, RULES, grid_goals
 from lbp.experiments.numbers import (
     Measure,
     Measures,
@@ -39,7 +39,6 @@ LEARNING_RATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
 HIGHEST_OF_THE_PAPER = 1e-3
 WEIGHT_DECAYS = (1e-1, 1e-4)
 SHOWN_LAYERS = (1, 8, 16)
-LAYERS_OF = (1e-4, 1e-1)  # learning rate and weight decay, the same under both rules
 
 
 def goals(scale: Scale) -> list[Goal]:
@@ -48,14 +47,10 @@ def goals(scale: Scale) -> list[Goal]:
     return list(grid_goals(scale, "tanh", rates, WEIGHT_DECAYS))
 
 
-def grid(results: Results) -> list[Record]:
-    """Return the runs of the grid, cut where the grid's runs end."""
-    return list({r.config: r.until(EPOCHS) for r in results.of()}.values())
-
-
 def pair(results: Results) -> dict[str, Record]:
     """Return the grid's runs whose layers are compared, by rule, as far as they are recorded."""
-    return {rule: r for (lr, l2, rule), r in by_key(grid(results)).items() if (lr, l2) == LAYERS_OF}
+    lr, l2 = BEST_OF_FIGURE_4
+    return {record.config.rule: record for record in results.of(lr=lr, l2=l2)}
 
 
 def measures(results: Results) -> Measures:
@@ -68,8 +63,7 @@ def measures(results: Results) -> Measures:
     - all_rates_gap: the same with a higher rate among them;
     - bp_best, linear_best: the best accuracies, in percent; bp_best_lr, linear_best_lr: where.
     """
-    by_pair = by_key(long_enough(grid(results), _has_a_higher_rate))
-    shared = shared_pairs(by_pair)
+    by_pair, shared, _ = _compared(results)
     found: Measures = {}
     for name, rates in (
         ("paper_rates_gap", [lr for lr, _ in shared if lr <= HIGHEST_OF_THE_PAPER]),
@@ -91,6 +85,20 @@ def measures(results: Results) -> Measures:
     return found
 
 
+Runs = dict[tuple[float, float, str], Record]
+
+
+def _compared(results: Results) -> tuple[Runs, list[tuple[float, float]], int]:
+    """Return the runs that are compared by key, the pairs that both rules have, and the epochs.
+
+    The epochs are those that all runs of these pairs have, or all runs where there is no such pair.
+    """
+    runs = by_key(long_enough(results.of(), _has_a_higher_rate))
+    shared = shared_pairs(runs)
+    both = [runs[*pair, rule] for pair in shared for rule in RULES]
+    return runs, shared, common_epochs(both or runs.values())
+
+
 def _has_a_higher_rate(records: Iterable[Record]) -> bool:
     shared = shared_pairs(by_key(records))
     return any(lr > HIGHEST_OF_THE_PAPER for lr, _ in shared)
@@ -101,9 +109,7 @@ def _by_rate(results: Results) -> str:
 
     With the epochs and the pairs that `measures` compares.
     """
-    runs = by_key(long_enough(grid(results), _has_a_higher_rate))
-    shared = shared_pairs(runs)
-    epochs = common_epochs(runs[*pair, rule] for pair in shared for rule in RULES)
+    runs, shared, epochs = _compared(results)
     parts = []
     for lr in sorted({lr for lr, _ in shared}):
         best = {
@@ -131,8 +137,8 @@ def draw(found: Sequence[Results]) -> Figure | None:
         1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.9), sharey=True, squeeze=False
     )
     for axes, results in zip(panels[0], shown, strict=True):
-        records = long_enough(grid(results), _has_a_higher_rate)  # as the verdict compares them
-        epochs = common_epochs(records)
+        runs, _, epochs = _compared(results)  # as the verdict does
+        records = [record for record in runs.values() if record.reaches(epochs)]
         for rule in RULES:
             for l2, fill in zip(WEIGHT_DECAYS, ("full", "none"), strict=True):
                 mine = sorted(
@@ -194,7 +200,7 @@ def draw_layers(found: Sequence[Results]) -> Figure | None:
         "cosine with the true gradient",
         "saturated units (%)",
     )
-    lr, l2 = map(written, LAYERS_OF)
+    lr, l2 = map(written, BEST_OF_FIGURE_4)
     figure.suptitle(f"Learning rate {lr}, weight decay {l2} ({scale.title})", fontsize=12)
     for axes, title, ylabel in zip(panels, titles, labels, strict=True):
         axes.set_title(title)
@@ -228,7 +234,7 @@ def table(found: Sequence[Results]) -> Table:
     """Return the final accuracy of every run of the grid, at each scale."""
     rows = []
     for results in found:
-        records = by_key(grid(results))
+        records = by_key(results.of())
         for rule in RULES:
             for l2 in WEIGHT_DECAYS:
                 cells = []
@@ -265,9 +271,10 @@ def layers_table(found: Sequence[Results]) -> Table:
                     f"{number(relative, '.1e')}; {number(at.cosine[layer], '.2f')}; {share} %"
                 )
             rows.append([f"{LABELS[rule]}, epoch {at.epoch}", *cells])
+    lr, l2 = BEST_OF_FIGURE_4
     return Table(
         "Size of an update beside the weights; cosine with the true gradient; share of saturated "
-        f"units. Learning rate {written(LAYERS_OF[0])}, weight decay {written(LAYERS_OF[1])}.",
+        f"units. Learning rate {written(lr)}, weight decay {written(l2)}.",
         ["run", *(f"layer {layer}" for layer in SHOWN_LAYERS)],
         rows or [["not yet run", *["-"] * len(SHOWN_LAYERS)]],
     )

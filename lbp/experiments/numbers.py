@@ -162,10 +162,10 @@ def long_distance(record: Record, epochs: int) -> float:
     return distance(record, curve, epochs=epochs)
 
 
-def sweep_distance(record: Record, shift: int = 0) -> float:
-    """Return the distance of a run to its curve in Figure 4, in points; see `distance`."""
+def sweep_distance(record: Record, epochs: int) -> float:
+    """Return a run's distance to its curve in Figure 4 over some epochs, in points."""
     config = record.config
-    return distance(record, paper.sweep_curve(config.lr, config.l2, config.rule), shift)
+    return distance(record, paper.sweep_curve(config.lr, config.l2, config.rule), epochs=epochs)
 
 
 def by_key(records: Iterable[Record]) -> dict[tuple[float, float, str], Record]:

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from lbp.experiments.grid import RULES, SEEDS, WEIGHT_DECAYS, long_goal
-from lbp.experiments.larger_step import SHOWN_LAYERS, first_step_ratio
+from lbp.experiments.grid import RULES, SEEDS, long_goal
+from lbp.experiments.larger_step import SHOWN_LAYERS, WEIGHT_DECAYS, first_step_ratio
 from lbp.experiments.numbers import common_epochs, final_accuracy, long_enough, number, several
 from lbp.experiments.results import Results
 from lbp.experiments.style import LABELS
@@ -96,7 +96,7 @@ def tuning_table(grid: Results) -> Table:
         grid: The runs of the experiment `larger_step` at one scale.
     """
     rows = []
-    for l2 in (max(WEIGHT_DECAYS), 1e-4):
+    for l2 in WEIGHT_DECAYS:
         for rule in RULES:
             records = grid.of(rule=rule, l2=l2, seed=0)
             compared = long_enough(records, several)

@@ -95,7 +95,7 @@ def distances(results: Results) -> dict[str, dict[RunConfig, float]]:
         records = runs_of(results, name)
         first = [r for r in records if (r.config.lr, r.config.seed) == (LEARNING_RATES[0], 0)]
         if {r.config.rule for r in first} == set(RULES):
-            found[name] = {record.config: sweep_distance(record) for record in records}
+            found[name] = {record.config: sweep_distance(record, EPOCHS) for record in records}
     return dict(sorted(found.items(), key=lambda item: mean_distance(item[1])))
 
 
@@ -139,7 +139,7 @@ def excluded(results: Results) -> list[str]:
     """
     ranked = {name: mean_distance(found) for name, found in distances(results).items()}
     seed = measures(results).get("seed_difference")
-    if seed is None:
+    if seed is None or not ranked:
         return []
     nearest = min(ranked.values())
     return [name for name, away in ranked.items() if away - nearest > 2 * seed.value]

@@ -113,8 +113,9 @@ def _finding(found: Found, book: Mapping[RunConfig, Record], known: Set[RunConfi
         return finding("refused", f"no experiment of this book has the run {record.config}")
     if wrong := _odd_device(record) or _not_whole(record):
         return finding("refused", wrong)
-    # A training of its own has begun at a time of its own.
-    if here is not None and record.stretches[0].origin == here.stretches[0].origin:
+    # A training of its own takes a time of its own for its first epoch.
+    seconds = record.epochs[0].seconds
+    if here is not None and record.begins_like(here) and seconds == here.epochs[0].seconds:
         return finding("copy", "it is this book's own record: train the run by `reproduce --rerun`")
     if fingerprint.is_stale(record):
         theirs = ", ".join(sorted({stretch.fingerprint for stretch in record.stretches}))

@@ -37,11 +37,6 @@ class Results:
     failures: Sequence[Failure] = ()
 
     @property
-    def missing(self) -> list[Goal]:
-        """The goals that their records have not reached."""
-        return [g for g in self.goals if not self.reached(g)]
-
-    @property
     def undecided(self) -> str:
         """What to answer where the records there are do not answer the experiment's question."""
         where = self.scale.where

@@ -1,14 +1,16 @@
 """A table, as plain data, its Markdown and its HTML."""
 
+import functools
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
+from typing import TYPE_CHECKING
 
-from markdown_it import MarkdownIt
+if TYPE_CHECKING:
+    from markdown_it import MarkdownIt
 
 _LONG = 32  # characters of a cell from which on a narrow screen shows its row as a list
-_INLINE = MarkdownIt()
 
 
 @dataclass(frozen=True)
@@ -94,9 +96,16 @@ def html(cell: Cell) -> str:
     return f'<span class="verdict {name}">{sign} {escape(cell.text)}</span>'
 
 
+@functools.cache
+def _parser() -> "MarkdownIt":
+    from markdown_it import MarkdownIt  # who trains and draws nothing need not have it
+
+    return MarkdownIt()
+
+
 def inline(text: str) -> str:
     """Return a line of Markdown in HTML, in which no number such as 1e-3 is broken in two."""
-    return re.sub(r"(\de)-(\d)", "\\1\N{NON-BREAKING HYPHEN}\\2", _INLINE.renderInline(text))
+    return re.sub(r"(\de)-(\d)", "\\1\N{NON-BREAKING HYPHEN}\\2", _parser().renderInline(text))
 
 
 def _markdown(cell: Cell) -> str:

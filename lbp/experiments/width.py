@@ -89,7 +89,7 @@ def draw(found: Sequence[Results]) -> Figure:
 
 
 def table(found: Sequence[Results]) -> Table:
-    """Return mean accuracy and distance to the paper's curve at every width."""
+    """Return the mean accuracy at every width."""
     rows = []
     for results in found:
         epochs = common_epochs(results.of())

@@ -1,5 +1,6 @@
 """What the user sees while runs are trained."""
 
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -38,7 +39,7 @@ class Board:
         self._bar = tqdm(
             total=self._total / 1e12,
             unit=" TFLOP",
-            disable=not sys.stderr.isatty(),
+            disable=sys.stderr is None or not sys.stderr.isatty(),
             dynamic_ncols=True,
             bar_format="{l_bar}{bar}| {elapsed} gone, {remaining} left{postfix}",
         )
@@ -57,7 +58,8 @@ class Board:
         before = sum(self._flop[g] * share for g, share in self._before.items())
         self._bar.n, self._bar.initial = done / 1e12, before / 1e12  # the rate is of the difference
         self._bar.refresh()
-        last = progress.row is not None and progress.share == 1
+        row = progress.row
+        last = row is not None and (progress.share == 1 or not math.isfinite(row.train_loss))
         now = time.monotonic()
         if self._bar.disable and text and (last or now - self._last_line > self.SECONDS):
             self._last_line = now

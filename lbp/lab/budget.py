@@ -1,5 +1,6 @@
 """When to stop training: after some minutes, or when the user or the system asks for it."""
 
+import contextlib
 import math
 import os
 import signal
@@ -76,5 +77,8 @@ class Budget:
         if self.interrupted:
             raise KeyboardInterrupt
         self.interrupted = True
-        # Not print(): a signal can come in the middle of another one.
-        os.write(sys.stderr.fileno(), b"stopping after this epoch; Ctrl-C again stops at once\n")
+        # Not print(): a signal can come in the middle of another one. Some have no such stream.
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            os.write(
+                sys.stderr.fileno(), b"stopping after this epoch; Ctrl-C again stops at once\n"
+            )

@@ -50,7 +50,8 @@ def load(trainer: Trainer, folder: Path) -> Record | None:
         with files.told(place, "cannot be read"):
             if not place.exists() and not place.is_symlink():
                 return None
-            damaged = zipfile.ZipFile(place).testzip()
+            with zipfile.ZipFile(place) as archive:
+                damaged = archive.testzip()
         if damaged is not None:
             raise LbpError(f"its part {damaged} is damaged")
         state = torch.load(place, map_location=trainer.device, weights_only=True)

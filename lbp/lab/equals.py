@@ -104,7 +104,8 @@ def prove(commit: str, runs: Iterable[RunConfig] = RUNS) -> list[Proof]:
         runs: The runs to train with both.
 
     Returns:
-        A proof for each pair of different fingerprints; they are now in the committed table.
+        A proof for each pair of fingerprints that were not known to be equal; they are now in the
+        committed table.
 
     Raises:
         LbpError: If the code here is not committed, there is no such commit, its code cannot train
@@ -143,7 +144,7 @@ def prove(commit: str, runs: Iterable[RunConfig] = RUNS) -> list[Proof]:
             made,
         )
         for pair in dict.fromkeys(pairs)
-        if pair[0] != pair[1]
+        if not fingerprint.are_equal(*pair)
     ]
     if proofs:
         table = [*fingerprint.proofs(), *map(asdict, proofs)]

@@ -128,6 +128,8 @@ def train_all(
                 failed = [f for f in map(alone.train, goals) if f]
             else:
                 failed = _train_in_processes(goals, place, devices, jobs, budget, board.show)
+            if budget.spent():
+                return failed
             again = [f.goal for f in failed if f.reason == OUT_OF_MEMORY]
             kept = [f for f in failed if f.reason != OUT_OF_MEMORY]
             return kept + [
@@ -244,6 +246,7 @@ def _train_in_processes(
     show: Callable[[Progress], object],
 ) -> list[Failure]:
     context = multiprocessing.get_context("spawn")
+    others = multiprocessing.active_children()  # of a notebook that trains here
     turns, reports, stop = context.Queue(), context.Queue(), context.Event()
     for job in range(jobs):
         turns.put(devices[job % len(devices)])
@@ -269,7 +272,8 @@ def _train_in_processes(
             # Not asked to end: they might wait for a lock that a killed one holds, or for this
             # process to take their reports.
             for process in multiprocessing.active_children():
-                process.kill()
+                if process not in others:
+                    process.kill()
             if not isinstance(error, BrokenProcessPool):
                 raise
             raise LbpError(

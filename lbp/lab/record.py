@@ -126,11 +126,6 @@ class Record:
         """The top-1 test accuracy after each epoch, in percent."""
         return [100 - row.test_error for row in self.epochs]
 
-    @property
-    def seconds(self) -> float:
-        """The time that all epochs took together."""
-        return sum(row.seconds for row in self.epochs)
-
     def begins_like(self, other: "Record") -> bool:
         """Whether both records have the same numbers in the epochs that they share, but for time.
 

@@ -47,11 +47,13 @@ def load(path: Path) -> Events:
     opened = _open(path)
     try:
         with opened as lines:
-            first = next((line for line in lines if line.strip()), None)
-            if first is None:
+            filled = (line for line in lines if line.strip())
+            first = next(filled, "")
+            if not _is_number(first.partition(",")[0]):  # names
+                first = next(filled, "")
+            if not first:
                 raise ValueError("it is empty")
-            names = not _is_number(first.partition(",")[0])
-            kept = lines if names else itertools.chain([first], lines)
+            kept = itertools.chain([first], filled)
             rows = np.loadtxt(kept, delimiter=",", dtype=np.float32, ndmin=2)
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise LbpError(f"{path} holds no events ({' '.join(str(error).split())})") from error

@@ -22,7 +22,7 @@ def significance(scores: Tensor, labels: Tensor, bins: int = 20) -> float:
     Args:
         scores: Of the classifier, [N]; larger for signal.
         labels: 1 for signal, 0 for background, [N].
-        bins: How many bins.
+        bins: How many bins, at most.
 
     Raises:
         LbpError: If there are no events of one kind, or fewer background events than bins.
@@ -32,16 +32,15 @@ def significance(scores: Tensor, labels: Tensor, bins: int = 20) -> float:
         raise LbpError(
             f"{len(signal)} signal and {len(background)} background events: one and {bins} needed"
         )
-    edges = np.quantile(background, np.linspace(0, 1, bins + 1)[1:-1])
+    # Edges that are scores of background events leave no bin without one.
+    edges = np.unique(np.quantile(background, np.linspace(0, 1, bins + 1)[1:-1], method="higher"))
+    edges = edges[edges > background.min()]
     s, b = (
-        number * np.bincount(np.searchsorted(edges, found, side="right"), minlength=bins)
+        number * np.bincount(np.searchsorted(edges, found, side="right"), minlength=len(edges) + 1)
         / len(found)
         for number, found in ((SIGNAL, signal), (BACKGROUND, background))
     )  # fmt: skip
-    filled = b > 0  # scores that are all alike leave bins empty
-    if s[~filled].any():
-        raise LbpError("a bin has signal and no background: give more background events")
-    return discovery(s[filled], b[filled])
+    return discovery(s, b)
 
 
 def discovery(signal: np.ndarray, background: np.ndarray, relative: float = UNCERTAINTY) -> float:

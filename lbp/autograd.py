@@ -211,7 +211,7 @@ def _handed_on(call: _Call, inner: Rule, learns: bool, z: Tensor) -> Tensor:
 
 def _fixed_call(call: _Call) -> _Call:
     """Return a call with no way to its parameters in the autograd graph."""
-    function = call.function.fixed if isinstance(call.function, Whole) else call.function
+    function = call.function.fixed() if isinstance(call.function, Whole) else call.function
     kwargs = {name: _fixed(value) for name, value in call.kwargs.items()}
     return _Call(call.rule, function, tuple(map(_fixed, call.args)), kwargs)
 
@@ -341,7 +341,7 @@ def _call_here(
     kwargs: dict[str, Any],
 ) -> Tensor:
     in_place = overwrites(function, args, kwargs)
-    z: Tensor
+    z: Any
     if args:
         z, args = args[0], args[1:]
     else:
@@ -349,11 +349,13 @@ def _call_here(
         if name not in kwargs:
             return function(**kwargs)  # its own error names what is missing
         z, kwargs = kwargs[name], {k: v for k, v in kwargs.items() if k != name}
-    if isinstance(z, torch.fx.Proxy):
-        raise LbpError(
-            f"torch.fx would lose the backward rule {rule.name!r}: "
-            "trace outside the block and call the traced model inside it"
-        )
+    if not isinstance(z, Tensor):
+        if isinstance(z, torch.fx.Proxy):
+            raise LbpError(
+                f"torch.fx would lose the backward rule {rule.name!r}: "
+                "trace outside the block and call the traced model inside it"
+            )
+        return function(z, *args, **kwargs)  # its own error tells what it takes
     if z.is_nested and z.layout is torch.strided:
         # PyTorch's autograd functions cannot take these, but their parts.
         if in_place:

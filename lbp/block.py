@@ -10,6 +10,7 @@ import sys
 import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
@@ -68,6 +69,17 @@ def _in_compiled_graph() -> bool:
     if not frame or not frame.f_code.co_filename.startswith("<eval_with_key>"):
         return False  # not one of torch.fx's graphs
     return "dynamo_compile_id" in getattr(frame.f_locals.get("self"), "meta", ())
+
+
+_NOT_THE_USERS = (str(Path(torch.__file__).parent), str(Path(__file__).parent))
+
+
+def _level_of_user() -> int:
+    """Return the `stacklevel` at which the function that calls this one warns of a user's line."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back and frame.f_code.co_filename.startswith(_NOT_THE_USERS):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _innermost() -> Any:
@@ -220,7 +232,7 @@ class BackwardRule(_Decorator, TorchFunctionMode):
             warnings.warn(
                 f"{name} keeps its true derivative under the rule {self.rule.name!r}: {why}",
                 LbpWarning,
-                stacklevel=4,
+                stacklevel=_level_of_user(),
             )
 
     def _warn_of_nothing(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -232,9 +244,10 @@ class BackwardRule(_Decorator, TorchFunctionMode):
         if not _compiled_since(self.began, outputs):
             warnings.warn(
                 f"a backward pass in this block, but the rule {self.rule.name!r} has reached no "
-                "activation function in it: call the model inside the block",
+                "activation function in it: call the model inside the block (modules that "
+                "lbp.linearize has changed keep their own rule)",
                 LbpWarning,
-                stacklevel=6,
+                stacklevel=_level_of_user(),
             )
 
 

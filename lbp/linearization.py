@@ -216,7 +216,10 @@ def add_module_class(
         "_function": staticmethod(function),
         "_call": staticmethod(call if covered.functions else call_own),  # PyTorch's, or a user's
     }
-    RULED[stock] = namespace[name] = type(name, (base, stock), members)
+    try:
+        RULED[stock] = namespace[name] = type(name, (base, stock), members)
+    except TypeError as error:  # as that of an __init_subclass__ of the user's
+        raise LbpError(f"{stock.__name__} cannot have a subclass {name} ({error})") from error
     STOCK[RULED[stock]] = stock
 
 
@@ -395,10 +398,10 @@ def _chosen(places: dict[str, nn.Module | Held], where: Where) -> set[str]:
     return {name for name, module in found.items() if where(name, module)}
 
 
-def _checked_choice(found: dict[str, nn.Module | Held], where: Where) -> set[str]:
-    chosen = _chosen(found, where)
+def _check_choice(chosen: Set[str], found: dict[str, nn.Module | Held], where: Where) -> None:
+    """Raise `LbpError` if nothing that was found is chosen."""
     if chosen:
-        return chosen
+        return
     if isinstance(where, FromLayer):
         raise LbpError(f"layer {where.k} does not exist: the model has {len(found)} activations")
     names = ", ".join(list(found)[:3]) + (", ..." if len(found) > 3 else "")
@@ -481,9 +484,10 @@ def _check_nothing_remains(rule: str, audit: "Audit", not_chosen: Set[str]) -> N
     if remaining:
         names = ", ".join(f"{r.likely} in {r.module or 'the model'}" for r in remaining[:5])
         more = ", ..." if len(remaining) > 5 else ""
-        raise LbpError(
-            f"strict: the rule {rule} does not reach {names}{more}: use lbp.backward_rule"
-        )
+        help_ = "use lbp.backward_rule"
+        if not all(r.by_block for r in remaining):
+            help_ += " for PyTorch's activation functions, and a module class of its own for others"
+        raise LbpError(f"strict: the rule {rule} does not reach {names}{more}: {help_}")
     if not audit.reached:
         raise LbpError(f"strict: the rule {rule} reaches no call in this pass")
 
@@ -571,7 +575,9 @@ def linearize(
     _check_present(classes, functions, found)
     if not found and example is None:
         raise LbpError(_no_activations(modules))
-    chosen = _checked_choice(found, where) if found else {}
+    chosen = _chosen(found, where)
+    if example is None:
+        _check_choice(chosen, found, where)
     before = _ruled(model) if example is not None else []
     changed, left = {}, {}
     inside: set[nn.Module | Held] = set()  # of modules that are taken whole
@@ -608,6 +614,7 @@ def linearize(
             return Linearized(model, replace(report, by_behaviour=tuple(taken)))
         if not found:
             raise LbpError(_no_activations(modules, looked_at=True))
+        _check_choice(chosen, found, where)
         if strict and not checked.is_bp:  # nothing has to follow the rule bp
             _check_nothing_remains(checked.name, audit, found.keys() - chosen)
     except BaseException:

@@ -65,9 +65,29 @@ def _may_be(module: nn.Module) -> bool:
 
 
 def _is_one(call: Called) -> bool:
-    def value(z: Tensor) -> Tensor:
-        torch.manual_seed(0)
-        out: Tensor = call.module(z.clone())
+    """Whether a module, in training and in evaluation, gives each number its own value alone.
+
+    So it is none if it drops numbers at random, or normalises them in one of the two.
+    """
+    was = {module: module.training for module in call.module.modules()}
+    try:
+        return all(_bends(call.module.train(mode), call.z) for mode in (True, False))
+    except Exception:  # whatever the module raises of numbers that it was not made for
+        return False
+    finally:
+        for module, mode in was.items():
+            module.training = mode
+
+
+def _bends(module: nn.Module, z: Tensor) -> bool:
+    """Whether a module is element-wise and not linear, and leaves its input as it is."""
+
+    def value(z: Tensor, seed: int = 0) -> Tensor:
+        own = z.clone()
+        torch.manual_seed(seed)
+        out: Tensor = module(own)
+        if own._version and not getattr(module, "inplace", False):
+            raise ValueError("it overwrites its input, and does not say so")
         return out
 
     def alike(first: Tensor, second: Tensor) -> bool:
@@ -76,11 +96,8 @@ def _is_one(call: Called) -> bool:
 
     with torch.no_grad(), torch.random.fork_rng():
         torch.manual_seed(0)
-        a, b = SPREAD * torch.randn_like(call.z), SPREAD * torch.randn_like(call.z)
+        a, b = SPREAD * torch.randn_like(z), SPREAD * torch.randn_like(z)
         first = torch.randperm(a.numel(), device=a.device).view(a.shape) % 2 == 0
-        try:
-            of_a, of_b = value(a), value(b)
-            element_wise = alike(value(torch.where(first, a, b)), torch.where(first, of_a, of_b))
-            return element_wise and not alike(value((a + b) / 2), (of_a + of_b) / 2)
-        except Exception:  # whatever the module raises of numbers that it was not made for
-            return False
+        of_a, of_b = value(a), value(b)
+        element_wise = alike(value(torch.where(first, a, b), 1), torch.where(first, of_a, of_b))
+        return element_wise and not alike(value((a + b) / 2), (of_a + of_b) / 2)

@@ -10,9 +10,11 @@ from collections.abc import Mapping
 from typing import Any
 
 UNKNOWN = "not known to be linear"
+ON_A_SLICE = "work in place on a slice, perhaps an activation function"
 
-# Activation functions, or what may be one, as patterns of names.
-ACTIVATIONS = {
+# Activation functions, or what may be one, as patterns of names. The first are those of functions
+# that PyTorch has and a block reaches.
+_FUNCTIONS = {
     "Relu": "a relu",
     "LeakyRelu": "a leaky relu",
     "Prelu.*": "a prelu",
@@ -31,6 +33,9 @@ ACTIVATIONS = {
     "Softplus": "a softplus",
     "LogSigmoid": "a logsigmoid",
     "Threshold": "a threshold",
+}
+ACTIVATIONS = {
+    **_FUNCTIONS,
     "Clamp.*": "a clamp, perhaps a relu",
     "Maximum|Fmax": "a maximum, perhaps a relu",
     "Minimum|Fmin": "a minimum, perhaps a relu6",
@@ -85,18 +90,32 @@ _LINEAR = (  # in each of their arguments; what multiplies two of them is a prod
     # steps, whose slope is zero or one
     "|Bucketize|Ceil|Eq|Floor|Frac|Fmod|Ge|Gt|Le|Lt|Ne|Remainder|Round|Sgn|Sign|Trunc"
 )
-_SUMS = ("Mean", "Sum")
-# Through these a value goes on its way to a product: they move, copy, shift and scale it.
-_PASSIVE = {
-    *("View", "UnsafeView", "ReshapeAlias", "Alias", "Expand", "Unsqueeze", "Squeeze", "Permute"),
-    *("Transpose", "T", "Clone", "ToCopy", "Slice", "Split", "SplitWithSizes", "Chunk", "Unbind"),
-    *("Select", "Repeat", "Add", "Sub", "Rsub", "Mul", "Div", "Neg"),
-}
+_ROOTS = ("Sqrt", "Rsqrt", "Pow", "Reciprocal")
+# Through these a value goes on its way to a product: they move, copy, choose, shift, scale and
+# limit it.
+_PASSIVE = (
+    "View|UnsafeView|ReshapeAlias|Alias|Expand|Unsqueeze|Squeeze|Permute|Transpose|T|Clone|ToCopy"
+    "|Slice|Split|SplitWithSizes|Chunk|Unbind|Select|Repeat|Add|Sub|Rsub|Mul|Div|Neg|Flip|Roll"
+    "|Rot90|Index|IndexSelect|Gather|Take|MaskedFill|MaskedSelect|ConstantPadNd|ReflectionPad.*"
+    "|ReplicationPad.*|Pixel(Shuffle|Unshuffle)|Upsample.*|Clamp.*|AsStrided.*"
+)
+_JOINING = ("Cat", "Stack")
+# Which two of its arguments a node multiplies.
+_MULTIPLIED = {"Mul": (0, 1), "Bmm": (0, 1), "Div": (0, 1), "Addcmul": (1, 2), "Addcdiv": (1, 2)}
 
 
 def stem(node: Any) -> str:
     """Return a node's name without its number: Relu for ReluBackward0."""
-    return str(node.name()).removeprefix("torch::autograd::").partition("Backward")[0]
+    return _stem(str(node.name()))
+
+
+def _stem(name: str) -> str:
+    return name.removeprefix("torch::autograd::").partition("Backward")[0]
+
+
+def is_of_a_function(name: str) -> bool:
+    """Whether a node of this name is that of an activation function that PyTorch has."""
+    return _by_pattern(_stem(name), _FUNCTIONS) is not None
 
 
 def _by_pattern(name: str, kinds: Mapping[str, str]) -> str | None:
@@ -120,12 +139,53 @@ def activation_kind(name: str) -> str | None:
     return known or (None if re.fullmatch(_LINEAR, name) else UNKNOWN)
 
 
+def kind_on_a_slice(node: Any) -> str | None:
+    """Return what a node may be that overwrites a slice, None if it is known to be linear.
+
+    A copy, a sum and a product have two arguments there; what has one may be anything.
+    """
+    on_a_slice = stem(node) == "CopySlices" and len(node.next_functions) == 1
+    return ON_A_SLICE if on_a_slice else None
+
+
 def is_sum(node: Any) -> bool:
-    """Whether a node adds numbers up: a power that goes into one is a norm's."""
-    return stem(node) in _SUMS
+    """Whether a node adds numbers up: a power that goes into one is a norm's or a distance's."""
+    return stem(node) == "Sum"
 
 
-def is_passive(node: Any) -> bool:
-    """Whether a node moves, copies, shifts or scales the one value that it is made of."""
-    behind = [following for following, _ in node.next_functions if following is not None]
-    return len(behind) == 1 and stem(node) in _PASSIVE
+def is_mean(node: Any) -> bool:
+    """Whether a node averages numbers, as that of a norm does before the root is taken."""
+    return stem(node) == "Mean"
+
+
+def is_root(node: Any) -> bool:
+    """Whether a node takes a root, or divides by what it is made of."""
+    return stem(node) in _ROOTS
+
+
+def behind(node: Any) -> list[Any]:
+    """Return the nodes that a node is made of."""
+    return [following for following, _ in node.next_functions if following is not None]
+
+
+def multiplied(node: Any) -> list[Any]:
+    """Return the nodes of the two values that a node multiplies, fewer where one has no node."""
+    edges = [following for following, _ in node.next_functions]
+    name = stem(node)
+    places: tuple[int, ...] = _MULTIPLIED.get(name, ())
+    if name == "Lerp" and len(edges) == 3 and edges[2] is not None:
+        places = (0, 1, 2)  # both ends are multiplied by the weight
+    return [edges[n] for n in places if n < len(edges) and edges[n] is not None]
+
+
+def handed_on(node: Any) -> list[Any]:
+    """Return the nodes whose value a node only moves, copies, shifts, scales or joins."""
+    found, name = behind(node), stem(node)
+    if name in _JOINING or (len(found) == 1 and _is_passive(name)):
+        return found
+    return []
+
+
+@functools.cache
+def _is_passive(name: str) -> bool:
+    return re.fullmatch(_PASSIVE, name) is not None

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from lbp import autograd
@@ -25,7 +26,19 @@ from lbp.errors import LbpError
 from lbp.held import Held
 from lbp.linearization import changed_places, check_model, linearize, places, restore
 from lbp.lookalike import Called, lookalikes
-from lbp.nodes import activation_kind, is_passive, is_sum, other_kind, stem
+from lbp.nodes import (
+    activation_kind,
+    behind,
+    handed_on,
+    is_mean,
+    is_of_a_function,
+    is_root,
+    is_sum,
+    kind_on_a_slice,
+    multiplied,
+    other_kind,
+    stem,
+)
 
 
 @dataclass(frozen=True)
@@ -43,6 +56,11 @@ class Remaining:
     node: str
     likely: str
     times: int
+
+    @property
+    def by_block(self) -> bool:
+        """Whether they are those of a function that a block of `backward_rule` reaches."""
+        return is_of_a_function(self.node)
 
     def is_in(self, places: Set[str]) -> bool:
         """Whether they are made in one of these modules, or by a function that it holds."""
@@ -140,12 +158,13 @@ def audit(model: nn.Module, /, *inputs: Any, **named: Any) -> Audit:
     seen = _pass(model, inputs, named)
     gates, remaining = _gates(seen), _remaining(seen)
     owners = {r.module for r in remaining}.union(*((n, n.rpartition(".")[0]) for n in gates))
+    owners |= {seen.owner[node] for node, _ in _kinds_of_others(seen)}
     return Audit(
         reached=dict(seen.reached),
         gates=gates,
         never_called=tuple(n for n in changed_places(model) if n not in seen.reached),
         remaining=remaining,
-        others=dict(_others(seen)),
+        others=Counter(kind for _, kind in _kinds_of_others(seen)),
         differs=_differs(model, inputs, named),
         suggested=lookalikes({n: c for n, c in seen.called.items() if n in owners}, seen.kinds),
     )
@@ -220,7 +239,8 @@ def not_gates(model: nn.Module, /, *inputs: Any, **named: Any) -> NotGates:
     check_model(model)
     changed, _ = linearize(_copy(model))
     for parameter in changed.parameters():  # a branch may come from layers that are frozen
-        parameter.requires_grad_(_can_have_gradient(parameter))
+        if not isinstance(parameter, UninitializedParameter):  # which have a gradient already
+            parameter.requires_grad_(_can_have_gradient(parameter))
     return NotGates(_shares(_pass(changed, inputs, named, with_gradient=True)))
 
 
@@ -258,7 +278,7 @@ class _Seen:
     ruled: set[Any] = field(default_factory=set)  # those of a rule
     # The last of them in each call.
     values: dict[Any, _Value] = field(default_factory=dict)
-    summed: set[Any] = field(default_factory=set)  # those whose value goes into a sum
+    into: dict[Any, set[Any]] = field(default_factory=dict)  # those that each one's value goes into
     reached: Counter[str] = field(default_factory=Counter)
     kinds: set[Covered] = field(default_factory=set)  # what the rule reached
     called: dict[str, Called] = field(default_factory=dict)  # modules with one input and output
@@ -266,20 +286,23 @@ class _Seen:
     stack: list[str] = field(default_factory=lambda: [""])
     outputs: list[Tensor] = field(default_factory=list)  # without them the graph is freed
 
-    def claim(self, module: str, starts: Iterable[Any]) -> None:
-        """Give a module the nodes behind some, themselves included, that no module has yet."""
-        for node in _behind(starts, self.owner):
+    def claim(self, module: str, starts: Iterable[Any]) -> list[Any]:
+        """Give a module the nodes behind some, themselves included, that no module has yet.
+
+        They are returned.
+        """
+        found = list(_behind(starts, self.owner))
+        for node in found:
             self.owner[node] = module
-            if is_sum(node):
-                self.summed.update(following for following, _ in node.next_functions)
+            for following in behind(node):
+                self.into.setdefault(following, set()).add(node)
+        return found
 
     def on_call(self, covered: Covered, node: Any, out: Tensor) -> None:
         """Note a call under a rule, given the node of its pre-activations."""
         module = self.stack[-1]
         self.claim(module, [node] if node is not None else [])
-        new = list(_behind(_nodes(out), self.owner))
-        self.owner.update(dict.fromkeys(new, module))
-        self.ruled.update(new)
+        self.ruled.update(self.claim(module, _nodes(out)))
         value = _Value(module, out.detach() if covered.bounded else None)
         self.values.update(dict.fromkeys(_nodes(out), value))
         self.reached[module] += 1
@@ -308,8 +331,8 @@ def _behind(starts: Iterable[Any], known: Mapping[Any, str]) -> Iterator[Any]:
     while waiting:
         node = waiting.pop()
         yield node
-        for following, _ in node.next_functions:
-            if following is not None and following not in known and following not in found:
+        for following in behind(node):
+            if following not in known and following not in found:
                 found.add(following)
                 waiting.append(following)
 
@@ -337,7 +360,9 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
             held[place.attribute] = partial(seen.inside, name, held[place.attribute])
     with ExitStack() as stack:
         for name, module in model.named_modules():
-            if isinstance(module, tuple(MODULES_LEFT_ALONE)):
+            if isinstance(module, torch.jit.ScriptModule):
+                continue  # they take no hooks: what they do counts for the module around them
+            if _is_left_alone(module):
                 seen.left_alone[name] = f"inside of {type(module).__name__}"
             before = module.register_forward_pre_hook(
                 partial(enter, name), with_kwargs=True, prepend=True
@@ -349,27 +374,52 @@ def _watched(model: nn.Module, seen: _Seen) -> Iterator[None]:
         yield
 
 
+def _is_left_alone(module: nn.Module) -> bool:
+    """Whether a module's own code is one that no rule is to reach.
+
+    A subclass with code of its own is looked at, and so is `nn.TransformerEncoderLayer`, which
+    calls its activation function as any module does.
+    """
+    kinds = [k for k in MODULES_LEFT_ALONE if k is not nn.TransformerEncoderLayer]
+    return any(isinstance(module, k) and type(module).forward is k.forward for k in kinds)
+
+
 def _is_of_norm(seen: "_Seen", node: Any) -> bool:
-    """Whether a power or a clamp is part of a norm: it goes into a sum, or limits a norm."""
+    """Whether a power or a clamp is part of a norm, a distance or a loss.
+
+    Such a power goes into a sum, or into a mean whose root is taken or that is a loss. (A mean of
+    squares that goes on may be a pooling behind a squared ReLU.) Such a clamp limits a norm.
+    """
     if stem(node) == "Pow":
-        return node in seen.summed
-    behind = [following for following, _ in node.next_functions if following is not None]
-    return stem(node).startswith("Clamp") and all("Norm" in stem(b) for b in behind)
+        return any(is_sum(n) or _is_of_squares(seen, n) for n in seen.into.get(node, ()))
+    return stem(node).startswith("Clamp") and all(
+        stem(b) in ("Norm", "LinalgVectorNorm") for b in behind(node)
+    )
+
+
+def _is_of_squares(seen: "_Seen", node: Any) -> bool:
+    """Whether a node is a mean of all numbers, or one whose root is taken or that is an output."""
+    return is_mean(node) and (node.name() == "MeanBackward0" or _leads_to_a_root(seen, node))
+
+
+def _leads_to_a_root(seen: "_Seen", node: Any) -> bool:
+    """Whether the root of a node's value is taken, or the value is an output."""
+    further = seen.into.get(node, set())
+    ways = (is_root(n) or (handed_on(n) and _leads_to_a_root(seen, n)) for n in further)
+    return not further or any(ways)
 
 
 def _is_foreign(node: Any) -> bool:
     return isinstance(node, torch.autograd.function.BackwardCFunction)
 
 
-def _factors(seen: _Seen, node: Any) -> list[Any]:
-    """Return what the factors of a product come from: of one that multiplies two branches.
+def _factors(seen: _Seen, node: Any) -> list[frozenset[Any]]:
+    """Return what each factor of a product comes from: of one that multiplies two branches.
 
     A parameter by itself is no branch: to multiply by it is what a layer does.
     """
-    if stem(node) not in ("Mul", "Bmm", "Div"):
-        return []
-    sources = [_source(seen, f) for f, _ in node.next_functions if f is not None]
-    branches = [source for source in sources if not _is_parameter(source)]
+    sources = [_sources(seen, factor) for factor in multiplied(node)]
+    branches = [found for found in sources if not all(map(_is_parameter, found))]
     return branches if len(branches) > 1 else []
 
 
@@ -382,22 +432,26 @@ def _remaining(seen: _Seen) -> tuple[Remaining, ...]:
     for node, module in seen.owner.items():
         if node in seen.ruled or _other(seen, node, module):
             continue
-        foreign = "a foreign autograd.Function" if _is_foreign(node) else None
-        if likely := foreign or activation_kind(stem(node)):
+        if likely := _likely(node):
             found[module, str(node.name()), likely] += 1
     return tuple(Remaining(*key, times) for key, times in sorted(found.items()))
 
 
-def _others(seen: _Seen) -> Counter[str]:
-    found: Counter[str] = Counter()
+def _likely(node: Any) -> str | None:
+    """Return what activation function a node may be, None if it is linear."""
+    foreign = "a foreign autograd.Function" if _is_foreign(node) else None
+    return foreign or kind_on_a_slice(node) or activation_kind(stem(node))
+
+
+def _kinds_of_others(seen: _Seen) -> Iterator[tuple[Any, str]]:
+    """Yield the nodes that are not linear and that no rule is meant to reach, and what they are."""
     for node, module in seen.owner.items():
         if node in seen.ruled:
             continue
         if kind := _other(seen, node, module):
-            found[kind] += 1
+            yield node, kind
         elif _factors(seen, node):
-            found["a product of two branches"] += 1
-    return found
+            yield node, "a product of two branches"
 
 
 def _other(seen: _Seen, node: Any, module: str) -> str | None:
@@ -406,8 +460,7 @@ def _other(seen: _Seen, node: Any, module: str) -> str | None:
         return kind
     if _is_of_norm(seen, node):
         return "normalisation"
-    is_linear = not _is_foreign(node) and activation_kind(stem(node)) is None
-    return None if is_linear else seen.left_alone.get(module)
+    return seen.left_alone.get(module) if _likely(node) else None
 
 
 def _gates(seen: _Seen) -> dict[str, int]:
@@ -418,7 +471,8 @@ def _gates(seen: _Seen) -> dict[str, int]:
     found: set[Any] = set()
     for factors in _products(seen):
         itself = len(factors) > len(set(factors))
-        found.update(f for f in factors if f in seen.values and (seen.values[f].bounded or itself))
+        calls = frozenset().union(*factors) & seen.values.keys()
+        found.update(f for f in calls if seen.values[f].bounded or itself)
     return dict(Counter(value.module for node, value in seen.values.items() if node in found))
 
 
@@ -427,24 +481,29 @@ def _shares(seen: _Seen) -> frozenset[str]:
     values = [
         seen.values[f]
         for factors in _products(seen)
-        for f in factors
-        if f in seen.values and len(set(factors)) > 1
+        for f in frozenset().union(*factors) & seen.values.keys()
+        if len(set(factors)) > 1
     ]
     return frozenset(value.module for value in values if value.is_share)
 
 
-def _products(seen: _Seen) -> Iterator[list[Any]]:
+def _products(seen: _Seen) -> Iterator[list[frozenset[Any]]]:
     """Yield what the factors of each product come from."""
     for product in seen.owner.keys() - seen.ruled:
         if factors := _factors(seen, product):
             yield factors
 
 
-def _source(seen: _Seen, node: Any) -> Any:
-    """Return the call that a factor comes from, or where its way branches."""
-    while node not in seen.values and is_passive(node):
-        ((node, _),) = [edge for edge in node.next_functions if edge[0] is not None]
-    return node
+def _sources(seen: _Seen, node: Any) -> frozenset[Any]:
+    """Return the calls that a factor comes from, or where their ways branch."""
+    found, waiting = set(), {node}
+    while waiting:
+        node = waiting.pop()
+        further = () if node in seen.values else handed_on(node)
+        waiting.update(further)
+        if not further:
+            found.add(node)
+    return frozenset(found)
 
 
 def _copy(model: nn.Module) -> nn.Module:
@@ -483,9 +542,8 @@ def _call(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> l
     except LbpError:
         raise
     except Exception as error:  # whatever the model raises
-        reason = (str(error).strip().splitlines() or [""])[0]
         raise LbpError(
-            f"the model rejects this input ({type(error).__name__}: {reason}): "
+            f"the model rejects this input ({type(error).__name__}: {_first_line(error)}): "
             "give what it is called with"
         ) from error
     tensors = [value for value in tree_leaves(outputs) if isinstance(value, Tensor)]
@@ -498,6 +556,10 @@ def _call(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> l
     if not found:
         raise LbpError("no output of the model has a gradient: there is nothing to look at")
     return found
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [""])[0]
 
 
 def _differs(model: nn.Module, inputs: tuple[Any, ...], named: dict[str, Any]) -> bool:
@@ -524,11 +586,39 @@ def _gradients(
     inputs, named = _fresh(inputs, named)
     leaves = [v for v in tree_leaves((inputs, named)) if isinstance(v, Tensor)]
     outputs = _call(model, inputs, named)
-    generator = torch.Generator().manual_seed(0)
-    weights = [torch.randn(o.shape, generator=generator).to(o.device, o.dtype) for o in outputs]
-    # Not `torch.autograd.grad`, which some activation checkpointing refuses.
-    torch.autograd.backward(outputs, weights)
-    return [tensor.grad for tensor in (*leaves, *model.parameters())]
+    generator = torch.Generator("cpu").manual_seed(0)
+    weights = [
+        torch.randn(o.shape, generator=generator, device="cpu").to(o.device, o.dtype)
+        for o in outputs
+    ]
+    ours = [tensor for tensor in (*leaves, *model.parameters()) if tensor.is_leaf]
+    with _gradients_kept(outputs, ours):
+        try:
+            # Not `torch.autograd.grad`, which some activation checkpointing refuses.
+            torch.autograd.backward(outputs, weights)
+        except LbpError:
+            raise
+        except RuntimeError as error:
+            raise LbpError(f"the model has no backward pass here ({_first_line(error)})") from error
+    return [tensor.grad for tensor in ours]
+
+
+@contextmanager
+def _gradients_kept(outputs: Iterable[Tensor], ours: Iterable[Tensor]) -> Iterator[None]:
+    """Let a backward pass leave the gradients of tensors that are not ours as they are.
+
+    They belong to the user, as parameters that a model takes from elsewhere.
+    """
+    mine = set(map(id, ours))
+    leaves = [getattr(node, "variable", None) for node in _behind(_nodes(list(outputs)), {})]
+    theirs = [(leaf, leaf.grad) for leaf in leaves if leaf is not None and id(leaf) not in mine]
+    for leaf, _ in theirs:
+        leaf.grad = None
+    try:
+        yield
+    finally:
+        for leaf, gradient in theirs:
+            leaf.grad = gradient
 
 
 def _fresh(

@@ -5,6 +5,7 @@ import inspect
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -166,18 +167,30 @@ def take_whole(module: type[nn.Module]) -> Callable[..., Tensor]:
 
     seen = _TAKEN[module] = _seen_by_blocks(called)
     WHOLE[seen] = covered
+    module.forward = _forward_seen_by_blocks(stock, seen)
+    return seen
 
-    @functools.wraps(stock)
+
+def _forward_seen_by_blocks(
+    stock: Callable[..., Tensor], seen: Callable[..., Tensor]
+) -> Callable[..., Tensor]:
+    """Return the forward pass of a class, which blocks see; outside of blocks it is `stock`."""
+    # What it calls is held by the function itself, for its globals are to be those of `stock`:
+    # there torch.jit.script looks up what the source names.
+    lbp_mode_is_on, lbp_whole, lbp_first = _mode_is_on, Whole, first_argument
+    lbp_stock, lbp_seen = stock, seen
+
     def forward(self: nn.Module, *args: Any, **kwargs: Any) -> Tensor:
-        if not _mode_is_on():
-            value: Tensor = stock(self, *args, **kwargs)
+        if not lbp_mode_is_on():
+            value: Tensor = lbp_stock(self, *args, **kwargs)
             return value
         if not args:
-            args = (kwargs.pop(first_argument(stock)),)
-        return seen(args[0], Whole(self, stock), *args[1:], **kwargs)
+            args = (kwargs.pop(lbp_first(lbp_stock)),)
+        return lbp_seen(args[0], lbp_whole(self, lbp_stock), *args[1:], **kwargs)
 
-    module.forward = forward
-    return seen
+    there = getattr(stock, "__globals__", globals())
+    placed = FunctionType(forward.__code__, there, "forward", None, forward.__closure__)
+    return functools.wraps(stock)(placed)
 
 
 def covered_whole(module: type[nn.Module]) -> Covered | None:

@@ -17,6 +17,7 @@ import numbers
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -57,12 +58,13 @@ class Rule:
     inner: "Rule | None" = None
 
     def __post_init__(self) -> None:
-        if not 0 <= self.true_share <= 1:
-            raise LbpError(
-                f"true_share {self.true_share} of the rule {self.name}: choose it from 0 to 1"
-            )
+        if not _is_share(self.true_share):
+            found = short(self.true_share)
+            raise LbpError(f"true_share {found} of the rule {self.name}: choose it from 0 to 1")
         if self.true_share and (self.keep or self.surrogate):
             raise LbpError(f"the rule {self.name} has a true_share: give no keep and no surrogate")
+        if not _is_rule(self.inner):
+            raise LbpError(f"inner {short(self.inner)} of the rule {self.name}: give a Rule")
         _check_arguments(self.name, self.field)
 
     @property
@@ -89,12 +91,20 @@ class Rule:
         """
         grad = self.field(z, g)
         if not isinstance(grad, Tensor) or grad.shape != g.shape:
-            found = f"shape {tuple(grad.shape)}" if isinstance(grad, Tensor) else repr(grad)
+            found = f"shape {tuple(grad.shape)}" if isinstance(grad, Tensor) else short(grad)
             raise LbpError(
                 f"backward rule {self.name!r} returned {found}: "
                 f"return a tensor of the gradient's shape {tuple(g.shape)}"
             )
         return grad
+
+
+def _is_share(value: Any) -> bool:
+    return is_number(value) and 0 <= value <= 1
+
+
+def _is_rule(value: object) -> bool:
+    return value is None or isinstance(value, Rule)
 
 
 def _check_arguments(name: str, field: Field) -> None:

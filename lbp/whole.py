@@ -38,7 +38,14 @@ class Whole:
     def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         """Return the module's value. A module that overwrites its input gets a copy."""
         if not self.overwrites:
-            return self.forward(self.module, z, *args, **kwargs)
+            version = None if z.is_inference() else z._version
+            out = self.forward(self.module, z, *args, **kwargs)
+            if version is not None and z._version != version:
+                raise LbpError(
+                    f"{type(self.module).__name__} overwrites its input: give it an attribute "
+                    "inplace = True, so that it gets a copy"
+                )
+            return out
         own = z.clone()
         out = self.forward(self.module, own, *args, **kwargs)
         self.wrote = own._version > 0
@@ -49,11 +56,19 @@ class Whole:
             )
         return out
 
-    def fixed(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """Return the module's value, with no way to its parameters in the autograd graph."""
+    def fixed(self) -> "Fixed":
+        """Return the same with no way to the module's parameters in the autograd graph."""
+        return Fixed(self.module, self.forward)
+
+
+class Fixed(Whole):
+    """A module's forward pass, with no way to its parameters in the autograd graph."""
+
+    def __call__(self, z: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        """Return the module's value."""
         values = {name: p.detach() for name, p in self.module.named_parameters()}
         with _reparametrize_module(self.module, values):
-            return self(z, *args, **kwargs)
+            return super().__call__(z, *args, **kwargs)
 
 
 def first_argument(forward: Callable[..., Tensor]) -> str:

@@ -275,3 +275,94 @@ def test_what_cannot_be_done_is_told_in_one_line(call, message):
     with pytest.raises(LbpError) as error:
         call()
     assert str(error.value) == message
+
+
+# --- found by behaviour
+
+
+class ActDrop(nn.Module):
+    def forward(self, z):
+        return F.dropout(F.relu(z), 0.5, self.training)
+
+
+class ActNorm(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(8))
+        self.register_buffer("var", torch.ones(8))
+
+    def forward(self, z):
+        normed = F.batch_norm(z, self.mean, self.var, training=self.training)
+        return F.leaky_relu(normed)
+
+
+@pytest.mark.parametrize("kind", [ActDrop, ActNorm])
+@pytest.mark.parametrize("training", [True, False])
+def test_what_drops_or_normalises_in_training_is_no_activation_function(kind, training):
+    model = nn.Sequential(nn.Linear(8, 8), kind(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    model.train(training)
+    _, report = lbp.linearize(model, example=torch.randn(16, 8))
+    assert report.by_behaviour == ()
+    assert list(report.changed) == ["3"]
+    assert [remaining.module for remaining in report.audit.remaining] == ["1"]
+    assert all(module.training == training for module in model.modules())
+
+
+class ISRU(nn.Module):
+    def forward(self, z):
+        return z / torch.sqrt(1 + z * z)
+
+
+class Square(nn.Module):
+    def forward(self, z):
+        return z * z
+
+
+class Lerp(nn.Module):
+    def forward(self, z):
+        return torch.lerp(z, 2 * z, z)
+
+
+@pytest.mark.parametrize("kind", [ISRU, Square, Lerp])
+def test_classes_made_of_products_and_roots_are_found(kind):
+    model = nn.Sequential(nn.Linear(8, 8), kind(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1))
+    _, report = lbp.linearize(model, example=torch.randn(16, 8), strict=True)
+    assert report.by_behaviour == (kind.__name__,)
+    z = torch.randn(5, requires_grad=True)
+    (grad,) = torch.autograd.grad(model[1](z).sum(), z)
+    assert torch.equal(grad, torch.ones(5))
+
+
+class RootMeanSquare(nn.Module):
+    def forward(self, z):
+        return z * torch.rsqrt(z.pow(2).mean(-1, keepdim=True) + 1e-6)
+
+
+def test_a_norm_is_found_neither_as_an_activation_function_nor_as_what_remains():
+    model = nn.Sequential(nn.Linear(8, 8), RootMeanSquare(), nn.ReLU(), nn.Linear(8, 1))
+    _, report = lbp.linearize(model, example=torch.randn(16, 8), strict=True)
+    assert report.by_behaviour == ()
+    assert list(report.changed) == ["2"]
+
+
+class Quick(nn.Module):
+    def forward(self, z):
+        return z * torch.sigmoid(1.7 * z)
+
+
+@pytest.mark.parametrize(
+    "where", ["3", Quick, lbp.from_layer(2), lambda name, module: isinstance(module, Quick)]
+)
+def test_where_chooses_among_the_classes_that_the_example_finds(where):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), Quick(), nn.Linear(8, 1))
+    _, report = lbp.linearize(model, where=where, example=torch.randn(4, 8))
+    assert list(report.changed) == ["3"]
+    assert type(model[1]) is nn.ReLU
+
+
+@pytest.mark.parametrize("where", ["7", nn.Tanh, lbp.from_layer(3)])
+def test_where_that_chooses_nothing_even_then_is_an_error_and_changes_nothing(where):
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8), Quick(), nn.Linear(8, 1))
+    with pytest.raises(LbpError, match=r"matches no activation module|layer 3 does not"):
+        lbp.linearize(model, where=where, example=torch.randn(4, 8))
+    assert [type(m) for m in model] == [nn.Linear, nn.ReLU, nn.Linear, Quick, nn.Linear]

@@ -117,3 +117,20 @@ def test_an_operator_that_takes_functions_has_no_true_derivative_in_a_block_arou
     assert slope(conditional) == pytest.approx(TRUE)
     with lbp.backward_rule("linear"), pytest.raises(RuntimeError, match=r"torch\.cond"):
         slope(conditional)
+
+
+@pytest.mark.parametrize(
+    "call", [lambda z: torch.softmax(z, 0), lambda z: nn.functional.softmax(z, 0), nn.Softmax(0)]
+)
+def test_a_warning_names_the_users_line(call):
+    z = torch.randn(3, requires_grad=True)
+    with lbp.backward_rule("linear"), pytest.warns(LbpWarning) as told:
+        call(z)
+    assert [warning.filename for warning in told] == [__file__]
+
+
+def test_the_warning_of_a_block_that_reached_nothing_tells_of_modules_with_a_rule():
+    model, _ = lbp.linearize(nn.Sequential(nn.Linear(2, 2), nn.ReLU()))
+    with lbp.backward_rule("linear"), pytest.warns(LbpWarning, match="keep their own") as told:
+        model(torch.randn(3, 2)).sum().backward()
+    assert [warning.filename for warning in told] == [__file__]

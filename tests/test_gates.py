@@ -188,3 +188,59 @@ def test_data_and_frozen_layers_are_branches():
     frozen[0].requires_grad_(False)
     assert lbp.not_gates(frozen, X).gates == {"1.act"}
     assert [p.requires_grad for p in frozen.parameters()] == [False, False, True, True]
+
+
+# --- on its way to the product a gate may go through what only moves it
+
+
+class Gated(nn.Module):
+    def __init__(self, join):
+        super().__init__()
+        self.body, self.act, self.gate = nn.Linear(5, 5), nn.Tanh(), nn.Sigmoid()
+        self.mask, self.join = nn.Linear(5, 5), join
+
+    def forward(self, x):
+        return self.join(x, self.act(self.body(x)), self.gate(self.mask(x)))
+
+
+JOINS = {
+    "lerp": lambda x, a, g: torch.lerp(x, a, g),
+    "addcmul": lambda x, a, g: torch.addcmul(x, a, g),
+    "interpolate": lambda x, a, g: a * nn.functional.interpolate(g, scale_factor=1),
+    "index": lambda x, a, g: a * g[..., [4, 3, 2, 1, 0]],
+    "flip": lambda x, a, g: a * g.flip(-1),
+    "roll": lambda x, a, g: a * g.roll(1, -1),
+    "pad": lambda x, a, g: a * nn.functional.pad(g[..., :4], (0, 1)),
+    "clamp": lambda x, a, g: a * g.clamp(0.1, 0.9),
+    "masked": lambda x, a, g: a * g.masked_fill(x > 0, 0.0),
+    "cat": lambda x, a, g: a * torch.cat([g[..., :2], 1 - g[..., 2:]], -1),
+}
+
+
+@pytest.mark.parametrize("join", JOINS)
+def test_a_gate_is_found_through_what_moves_it(join):
+    model = Gated(JOINS[join]).double()
+    chosen = lbp.not_gates(model, X)
+    assert chosen.gates == {"gate"}
+    model, report = lbp.linearize(model, where=chosen)
+    assert list(report.changed) == ["act"]
+    lbp.linearize(model)
+    assert "gate" in lbp.audit(model, X).gates
+
+
+def test_a_mean_of_itself_is_no_gate():
+    """As a ReLU behind which each number is divided by the mean of all."""
+    model = nn.Sequential(nn.Linear(5, 5), nn.ReLU(), Own()).double()
+    lbp.linearize(model)
+    assert lbp.audit(model, X).gates == {}
+
+
+class Own(nn.Module):
+    def forward(self, z):
+        return z * z.mean(-1, keepdim=True)
+
+
+def test_lazy_layers_get_their_shape_in_the_copy():
+    lazy = nn.Sequential(nn.LazyLinear(5), nn.ReLU()).double()
+    assert lbp.not_gates(lazy, X).gates == frozenset()
+    assert isinstance(lazy[0], nn.LazyLinear)

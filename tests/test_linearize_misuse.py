@@ -427,3 +427,52 @@ def test_a_look_at_a_model_leaves_all_random_numbers_as_they_are():
     before = random.getstate(), str(np.random.get_state())  # noqa: NPY002
     assert not lbp.audit(nn.Sequential(Random()), torch.randn(3, requires_grad=True)).differs
     assert (random.getstate(), str(np.random.get_state())) == before  # noqa: NPY002
+
+
+@pytest.mark.parametrize("given", [None, (torch.ones(3),), "a", 3])
+def test_what_is_no_tensor_has_the_functions_own_error(given):
+    with pytest.raises((TypeError, AttributeError)) as stock:
+        nn.ReLU()(given)
+    unit, _ = linearize(nn.ReLU())
+    with pytest.raises(type(stock.value)) as found:
+        unit(given)
+    assert str(found.value) == str(stock.value)
+    with backward_rule("linear"), pytest.raises(type(stock.value)):
+        torch.relu(given)
+
+
+@pytest.mark.parametrize(
+    ("function", "advice"),
+    [
+        (lambda z: F.relu(z), "in 0: use lbp.backward_rule$"),
+        (
+            lambda z: torch.sin(z),
+            "use lbp.backward_rule for PyTorch's activation functions, and a module class of its "
+            "own for others$",
+        ),
+    ],
+)
+def test_strict_says_what_reaches_the_rest(function, advice):
+    class Calls(nn.Linear):
+        def forward(self, x):
+            return function(super().forward(x))
+
+    model = nn.Sequential(Calls(4, 4), nn.Tanh())
+    with pytest.raises(LbpError, match=advice):
+        linearize(model, example=torch.randn(8, 4), strict=True)
+
+
+def test_the_parts_of_a_rule_are_checked():
+    with pytest.raises(LbpError, match="true_share 'x' of the rule a: choose it from 0 to 1"):
+        lbp.Rule("a", lambda z, g: g, true_share="x")
+    with pytest.raises(LbpError, match="inner 'bp' of the rule a: give a Rule"):
+        lbp.Rule("a", lambda z, g: g, inner="bp")
+
+
+def test_a_field_that_returns_many_numbers_is_told_in_one_line():
+    unit, _ = linearize(nn.Tanh(), lambda z, g: (g, g))
+    z = torch.randn(200, requires_grad=True)
+    with pytest.raises(LbpError, match="returned") as error:
+        unit(z).sum().backward()
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 300

@@ -341,3 +341,184 @@ def test_a_class_that_was_not_chosen_is_not_said_to_be_taken():
     _, report = lbp.linearize(model, where=nn.Tanh, example=X)
     assert report.by_behaviour == ()
     assert report.left["1"] == "Quick, not chosen"
+
+
+# --- what remains, wherever it stands
+
+
+class Clamped(nn.Module):
+    """In a class of its own it would be found by its behaviour; the layer keeps it from that."""
+
+    def __init__(self, before):
+        super().__init__()
+        self.layer, self.before = nn.Linear(8, 8), before
+
+    def forward(self, x):
+        return self.before(self.layer(x)).clamp(min=0)
+
+
+@pytest.mark.parametrize("before", [nn.Identity(), nn.BatchNorm1d(8), nn.LayerNorm(8)])
+def test_a_clamp_behind_a_normalisation_remains(before):
+    model = nn.Sequential(Clamped(before), nn.Tanh(), nn.Linear(8, 1))
+    lbp.linearize(model)
+    (remaining,) = audit(model, torch.randn(16, 8)).remaining
+    assert (remaining.module, remaining.likely) == ("0", "a clamp, perhaps a relu")
+
+
+def test_the_clamp_of_a_norm_does_not_remain():
+    model = nn.Sequential(Calls(lambda x: F.normalize(x, dim=-1)), nn.Tanh())
+    lbp.linearize(model)
+    assert audit(model, X).remaining == ()
+
+
+def sigmoid_of_a_slice(y):
+    y[:, :2].sigmoid_()
+    return y
+
+
+def copied_into_a_slice(y):
+    y[:, :2] = 2 * y[:, 2:4]
+    y[:, 4:] += 1
+    y[:, 5:] *= 2
+    return y
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        sigmoid_of_a_slice,
+        lambda y: F.relu(y.flatten(1)[:], inplace=True),
+        lambda y: y.view(-1).relu_().view(5, 6),
+    ],
+)
+def test_a_function_in_place_on_a_slice_remains_unless_a_rule_reaches_it(function):
+    model = nn.Sequential(Calls(function), nn.Linear(6, 6), nn.Tanh())
+    lbp.linearize(model)
+    (remaining,) = audit(model, X).remaining
+    assert (remaining.module, remaining.times) == ("0", 1)
+    assert remaining.likely == "work in place on a slice, perhaps an activation function"
+    with lbp.backward_rule("linear"):
+        assert audit(model, X).remaining == ()
+
+
+def test_what_is_copied_added_and_multiplied_into_a_slice_does_not_remain():
+    model = nn.Sequential(Calls(copied_into_a_slice), nn.Tanh())
+    lbp.linearize(model)
+    assert audit(model, X).remaining == ()
+
+
+class Cell(nn.GRUCell):
+    def forward(self, x, h=None):
+        return torch.tanh(F.linear(x, self.weight_ih[:8], self.bias_ih[:8]))
+
+
+class Layer(nn.TransformerEncoderLayer):
+    def _ff_block(self, x):
+        return self.linear2(F.relu(self.linear1(x)))
+
+
+TALL = {
+    "a lambda in a transformer's layer": (
+        nn.TransformerEncoderLayer(8, 2, 16, activation=lambda z: F.silu(z), batch_first=True),
+        "a silu",
+    ),
+    "a transformer's layer with code of its own": (Layer(8, 2, 16, batch_first=True), "a relu"),
+    "a cell with code of its own": (Cell(8, 8), "a tanh"),
+}
+
+
+@pytest.mark.parametrize("name", TALL)
+def test_what_is_in_classes_near_to_those_left_alone_remains(name):
+    module, likely = TALL[name]
+    x = torch.randn(5, 8) if isinstance(module, Cell) else torch.randn(2, 5, 8)
+    model = nn.Sequential(nn.Linear(8, 8), nn.ReLU(), copy.deepcopy(module))
+    lbp.linearize(model)
+    found = audit(model, x)
+    assert {remaining.likely for remaining in found.remaining} == {likely}
+    assert not found.complete
+
+
+class SquaredThenPooled(nn.Module):
+    def __init__(self, pool):
+        super().__init__()
+        self.layer, self.act, self.pool = nn.Conv2d(3, 4, 3), nn.ReLU(), pool
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x):
+        return self.head(self.pool(self.act(self.layer(x)) ** 2).flatten(1))
+
+
+@pytest.mark.parametrize("pool", [nn.AdaptiveMaxPool2d(1), nn.AdaptiveAvgPool2d(1)])
+def test_a_squared_relu_remains_whatever_pools_it(pool):
+    model, _ = lbp.linearize(SquaredThenPooled(pool))
+    (remaining,) = audit(model, torch.randn(2, 3, 8, 8)).remaining
+    assert remaining.likely == "a power, perhaps a squared relu"
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda z: (z - 1).pow(2).mean(),
+        lambda z: 0.5 * (z - 1).pow(2).mean(-1),
+        lambda z: (z - 1).pow(2).sum(-1),
+        lambda z: z / (z.pow(2).mean(-1, keepdim=True) + 1e-6).sqrt(),
+    ],
+)
+def test_the_squares_of_a_loss_and_of_a_norm_do_not_remain(loss):
+    model = nn.Sequential(nn.Linear(6, 6), nn.Tanh(), Calls(loss))
+    lbp.linearize(model)
+    assert audit(model, X).remaining == ()
+
+
+def test_a_scripted_module_in_a_model_is_looked_around():
+    with pytest.warns(DeprecationWarning, match=r"torch\.jit"):
+        scripted = torch.jit.script(nn.Linear(6, 6))
+    _, report = lbp.linearize(nn.Sequential(nn.Linear(6, 6), nn.ReLU(), scripted), example=X)
+    assert report.audit.reached == {"1": 1}
+    assert "2: ScriptModule" not in str(report)
+
+
+# --- what an audit leaves alone
+
+
+def test_an_audit_leaves_the_gradients_of_tensors_outside_the_model_alone():
+    slope = nn.PReLU()
+    fixed = nn.Parameter(torch.ones(6))
+    fixed.grad = torch.full((6,), 7.0)
+    kept = fixed.grad
+    model = nn.Sequential(Calls(lambda z: torch.relu(z) * fixed), nn.ReLU())
+    with lbp.backward_rule(lbp.surrogate(slope)):
+        audit(model, X)
+    assert slope.weight.grad is None
+    assert fixed.grad is kept
+    assert torch.equal(kept, torch.full((6,), 7.0))
+
+
+class Batch:
+    """What PyTorch cannot look into."""
+
+    def __init__(self, h):
+        self.h = h
+
+
+class OfABatch(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer, self.act = nn.Linear(6, 6), nn.Tanh()
+
+    def forward(self, batch):
+        return self.act(self.layer(batch.h))
+
+
+def test_a_graph_behind_an_input_that_cannot_be_copied_is_told_in_one_line():
+    encoder = nn.Linear(6, 6)
+    model, _ = lbp.linearize(OfABatch())
+    with pytest.raises(LbpError, match="the model has no backward pass here") as error:
+        audit(model, Batch(torch.tanh(encoder(X))))
+    assert "\n" not in str(error.value)
+
+
+def test_an_audit_does_not_mind_the_default_device():
+    model, _ = lbp.linearize(nn.Sequential(nn.Linear(6, 6), nn.ReLU()))
+    with torch.device("meta"):
+        assert audit(model, X).reached == {"1": 1}

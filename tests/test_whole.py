@@ -447,3 +447,104 @@ def test_a_call_without_an_input_has_pytorchs_own_error():
     for module in (lbp.linearize(nn.ReLU())[0], lbp.linearize(Quick(), also=[Quick])[0]):
         with pytest.raises(TypeError, match="missing 1 required positional argument"):
             module()
+
+
+# --- what a class may do that another could not
+
+
+class Clip(nn.Module):
+    """It overwrites its input, and says so or not."""
+
+    def forward(self, z):
+        return z.clamp_(-1, 1)
+
+
+def test_a_class_that_overwrites_its_input_has_to_say_so():
+    x = Z.clone().requires_grad_()
+    model, _ = lbp.linearize(nn.Sequential(nn.Identity(), Clip()), "ste-clip", also=[Clip])
+    with pytest.raises(LbpError, match="Clip overwrites its input: give it an attribute inplace"):
+        model(x * 1)
+    model[1].inplace = True
+    (grad,) = torch.autograd.grad(model(x * 1), x, G)
+    assert torch.equal(grad, G * (Z.abs() <= 1))
+
+
+class Swish(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.b = nn.Parameter(torch.linspace(0.5, 2, 6).double())
+
+    def forward(self, z):
+        return z * torch.sigmoid(self.b * z)
+
+
+def test_composed_rules_hold_for_a_class_that_learns_under_vmap():
+    """As printed, z times the gradient; the gradient of b stays the true one."""
+    rule = lbp.compose("as-printed", "linear")
+    unit, _ = lbp.linearize(Swish(), rule, also=[Swish])
+    parameters = {"b": unit.b.detach()}
+
+    def loss(parameters, z):
+        return torch.func.functional_call(unit, parameters, (z,)).sum()
+
+    grads = torch.func.vmap(torch.func.grad(loss, argnums=(0, 1)), (None, 0))
+    many = torch.stack([Z, 2 * Z, -Z])
+    of_b, of_z = grads(parameters, many)
+    torch.testing.assert_close(of_z, many)
+    share = torch.sigmoid(unit.b.detach() * many)
+    torch.testing.assert_close(of_b["b"], many**2 * share * (1 - share))
+
+
+SCRIPTED = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+import lbp
+import other
+
+lbp.linearize(nn.Sequential(other.Bend(), nn.ReLU()), also=[other.Bend])
+again = torch.jit.script(other.Bend())
+print(again(torch.tensor([-1.0, 2.0])).tolist())
+"""
+OTHER = """
+import torch.nn.functional as F
+from torch import nn
+
+def seen(z):
+    return 2 * z
+
+def stock(z):
+    return z + 1
+
+class Bend(nn.Module):
+    def forward(self, z):
+        return stock(seen(F.relu(z)))
+"""
+
+
+def test_torch_jit_script_finds_what_a_class_names_that_was_taken_whole(tmp_path):
+    (tmp_path / "other.py").write_text(OTHER)
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", SCRIPTED],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "[1.0, 5.0]\n", done.stderr
+
+
+class Closed:
+    """A base whose subclasses need a name."""
+
+    def __init_subclass__(cls, *, key, **kwargs):
+        super().__init_subclass__(**kwargs)
+
+
+class Keyed(Closed, nn.Module, key="a"):
+    def forward(self, z):
+        return z * torch.sigmoid(z)
+
+
+def test_a_class_that_can_have_no_subclass_is_named():
+    with pytest.raises(LbpError, match="Keyed cannot have a subclass RuledKeyed"):
+        lbp.linearize(nn.Sequential(Keyed()), also=[Keyed])

@@ -208,7 +208,7 @@ def test_the_table_of_an_audit_names_every_module_once():
     assert table.rows == [
         ["(the model)", "0", "0", "a clamp, perhaps a relu, 1"],
         ["own", "0", "0", "a sigmoid, 1"],
-        ["tanh", "2", "1", "-"],  # the first call: its value is a factor; behind a clamp no more
+        ["tanh", "2", "2", "-"],  # the second is limited on its way to the product
     ]
     assert "Half looks like an activation function. Not called: unused." in table.caption
 

@@ -58,12 +58,14 @@ CALLS = {
     "strict": (
         {"example": X, "strict": True},
         "strict: the rule linear does not reach a clamp, perhaps a relu in the model: "
-        "use lbp.backward_rule",
+        "use lbp.backward_rule for PyTorch's activation functions, and a module class of its own "
+        "for others",
     ),
     "strict, of what is chosen": (
         {"example": X, "strict": True, "where": "unused"},
         "strict: the rule linear does not reach a clamp, perhaps a relu in the model: "
-        "use lbp.backward_rule",
+        "use lbp.backward_rule for PyTorch's activation functions, and a module class of its own "
+        "for others",
     ),
     "an example that does not fit": (
         {"example": X[:, :2]},

@@ -397,7 +397,12 @@ def ablation_table(found: Sequence[Results]) -> Table:
     for results in found:
         cells, epochs = _ablation(results)
         for s in ABLATION:
-            both = [number(cells.get((s, learned)), ".2f") for learned in (True, False)]
+            both = []
+            for learned in (True, False):
+                record = _ablated(results, "bp", s, learned)
+                lost = record is not None and record.diverged and (s, learned) in cells
+                shown = number(cells.get((s, learned)), ".2f")
+                both.append(f"diverged in epoch {len(record)}" if record and lost else shown)
             rows.append([f"S = {s}, {results.scale.title}", str(epochs), *both])
     return Table(
         "Final test accuracy in percent under Backprop, one seed. Fixed hinges stay where they "

@@ -311,6 +311,11 @@ def draw_ablation(found: Sequence[Results]) -> Figure | None:
             label = f"{'learned' if learned else 'fixed'}{'' if points else ': not yet run'}"
             x, y = ([p[axis] for p in points] for axis in (0, 1))
             axes.plot(x, y, line, marker=marker, color=COLOURS["bp"], label=label)
+            for s, accuracy in points:
+                record = _ablated(results, "bp", s, learned)
+                if record is not None and record.diverged:
+                    place = {"xytext": (-8, 8), "textcoords": "offset points", "ha": "right"}
+                    axes.annotate("diverged", (s, accuracy), fontsize=9, **place)
         axes.set_xticks(ABLATION)
         axes.set_xlabel("hinges S")
         axes.set_title(f"Backprop, {counted(epochs)}\n({results.scale.title})")

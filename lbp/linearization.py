@@ -546,8 +546,8 @@ def linearize(
             modules hold, in this call only; see `lbp.register_activation`.
         example: What the model is called with: a tuple of arguments, a dict of arguments by name,
             or one argument. With it, classes of modules that behave as activation functions in a
-            pass, element by element and not linear, are taken whole like those in `also`, and the
-            report holds what `lbp.audit` finds.
+            pass, element by element (in training and in evaluation) and not linear, are taken
+            whole like those in `also`, and the report holds what `lbp.audit` finds.
         strict: Whether it is an error if the pass calls an activation function that is chosen but
             keeps its true derivative, or calls none that follows the rule.
 

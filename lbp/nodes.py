@@ -100,7 +100,7 @@ _PASSIVE = (
     "|ReplicationPad.*|Pixel(Shuffle|Unshuffle)|Upsample.*|Clamp.*|AsStrided.*"
 )
 _JOINING = ("Cat", "Stack")
-# Which two of its arguments a node multiplies.
+# Which two of its arguments a node multiplies. (Of `torch.lerp` it depends on the weight.)
 _MULTIPLIED = {"Mul": (0, 1), "Bmm": (0, 1), "Div": (0, 1), "Addcmul": (1, 2), "Addcdiv": (1, 2)}
 
 
@@ -169,7 +169,7 @@ def behind(node: Any) -> list[Any]:
 
 
 def multiplied(node: Any) -> list[Any]:
-    """Return the nodes of the two values that a node multiplies, fewer where one has no node."""
+    """Return the nodes of the values that a node multiplies, as far as they have one."""
     edges = [following for following, _ in node.next_functions]
     name = stem(node)
     places: tuple[int, ...] = _MULTIPLIED.get(name, ())

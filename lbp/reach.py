@@ -85,8 +85,9 @@ class Audit:
         others: How many further nodes are not linear, by kind: softmax, normalisation and so on.
             They are no activation functions, and no rule is meant to reach them.
         differs: Whether some gradient differs from that of Backprop.
-        suggested: Classes whose modules remain or act as gates, but behave as activation functions:
-            element by element, and not linear. By the class's name, the modules. They can be taken
+        suggested: Classes whose modules remain, act as gates or have other nodes that are not
+            linear, but behave as activation functions: element by element, in training and in
+            evaluation, and not linear. By the class's name, the modules. They can be taken
             whole, see `lbp.register_activation`.
     """
 

@@ -37,7 +37,8 @@ def register_activation(
     A class alone is taken whole: its modules compute their value by their own code, whatever that
     calls, and the rule holds for them as one function of their first argument. So a class of
     another package can be registered. The class's forward pass is replaced by one that a block
-    sees; outside of blocks it does what it did.
+    sees; outside of blocks it does what it did. Modules that overwrite their input have to say so
+    by an attribute `inplace` that is true, as PyTorch's do.
 
     A function alone is given back in a form that a block sees. It is reached only where the model
     calls, or holds as an attribute, what `register_activation` returns, for Python gives no notice

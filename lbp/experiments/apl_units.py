@@ -307,13 +307,12 @@ def draw_ablation(found: Sequence[Results]) -> Figure | None:
     figure, grid = plt.subplots(1, len(shown), figsize=(5.4 * len(shown) + 0.6, 4.2), squeeze=False)
     for (results, cells, epochs), axes in zip(shown, grid.flat, strict=True):
         for learned, line, marker in ((True, "-", "o"), (False, ":", "s")):
-            points = [(s, cells[s, learned]) for s in ABLATION if (s, learned) in cells]
-            label = f"{'learned' if learned else 'fixed'}{'' if points else ': not yet run'}"
-            x, y = ([p[axis] for p in points] for axis in (0, 1))
+            x = [s for s in ABLATION if (s, learned) in cells]
+            y = [final_accuracy(cells[s, learned], epochs) for s in x]
+            label = f"{'learned' if learned else 'fixed'}{'' if x else ': not yet run'}"
             axes.plot(x, y, line, marker=marker, color=COLOURS["bp"], label=label)
-            for s, accuracy in points:
-                record = _ablated(results, "bp", s, learned)
-                if record is not None and record.diverged:
+            for s, accuracy in zip(x, y, strict=True):
+                if cells[s, learned].diverged:
                     place = {"xytext": (-8, 8), "textcoords": "offset points", "ha": "right"}
                     axes.annotate("diverged", (s, accuracy), fontsize=9, **place)
         axes.set_xticks(ABLATION)
@@ -324,10 +323,10 @@ def draw_ablation(found: Sequence[Results]) -> Figure | None:
     return figure
 
 
-def _ablation(results: Results) -> tuple[dict[tuple[int, bool], float], int]:
-    """Return the final accuracies by S and whether it is learned, and after how many epochs.
+def _ablation(results: Results) -> tuple[dict[tuple[int, bool], Record], int]:
+    """Return the ablation's runs by S and whether it is learned, and their epochs.
 
-    Of the runs that are furthest: one that has just begun does not cut the others.
+    Those that are furthest: one that has just begun does not cut the others.
     """
     there = {
         (s, learned): record
@@ -336,11 +335,7 @@ def _ablation(results: Results) -> tuple[dict[tuple[int, bool], float], int]:
         if (record := _ablated(results, "bp", s, learned)) is not None
     }
     epochs = max(map(len, there.values()), default=0)
-    return {
-        name: final_accuracy(record, epochs)
-        for name, record in there.items()
-        if record.reaches(epochs)
-    }, epochs
+    return {name: record for name, record in there.items() if record.reaches(epochs)}, epochs
 
 
 # --- tables and answers
@@ -402,19 +397,21 @@ def ablation_table(found: Sequence[Results]) -> Table:
     for results in found:
         cells, epochs = _ablation(results)
         for s in ABLATION:
-            both = []
-            for learned in (True, False):
-                record = _ablated(results, "bp", s, learned)
-                lost = record is not None and record.diverged and (s, learned) in cells
-                shown = number(cells.get((s, learned)), ".2f")
-                both.append(f"diverged in epoch {len(record)}" if record and lost else shown)
-            rows.append([f"S = {s}, {results.scale.title}", str(epochs), *both])
+            both = [cells.get((s, learned)) for learned in (True, False)]
+            shown = [_final(record, epochs) for record in both]
+            rows.append([f"S = {s}, {results.scale.title}", str(epochs), *shown])
     return Table(
         "Final test accuracy in percent under Backprop, one seed. Fixed hinges stay where they "
         "were drawn.",
         ["units", "epochs", "learned", "fixed"],
         rows,
     )
+
+
+def _final(record: Record | None, epochs: int) -> str:
+    if record is not None and record.diverged:
+        return f"diverged in epoch {len(record)}"
+    return number(final_accuracy(record, epochs) if record else None, ".2f")
 
 
 def _losses(record: Record, last: int) -> str:

@@ -271,20 +271,35 @@ def test_linear_backprop_with_the_pair_of_backprop():
     assert "has not been run for 60 epochs" in fig4_sweep.at_backprops_pair([lacks])
 
 
-def test_the_first_epoch_of_both_scales_is_compared():
-    def errors(lead):
-        return lambda c, n: [80.0 - (lead + (c.l2 == 0.1)) * (c.rule == "linear"), 1.0]
+def test_scales_are_compared_where_they_have_the_same_runs():
+    def errors(lead, epochs, pairs):
+        return lambda c, n: (
+            [80.0 - (lead + 10 * c.lr / 1e-3) * (c.rule == "linear")] * epochs
+            if (c.lr, c.l2) in pairs
+            else None
+        )
 
-    found = [
-        results_of("fig4_sweep", errors(lead), s) for lead, s in ((5.0, PAPER), (-2.0, NARROW))
-    ]
-    mean = 1 / 6  # one of six weight decays has a point more
-    rates = ("1e-5", "1e-4", "1e-3")
-    full, narrow = (
-        ", ".join(f"{lead + mean:+.1f} points at {lr}" for lr in rates) for lead in (5, -2)
+    narrow = results_of(
+        "fig4_sweep", errors(-2.0, 60, {(1e-3, 0.1), (1e-4, 0.1), (1e-5, 0.1)}), NARROW
     )
-    text = fig4_sweep.first_epoch_gaps(found)
-    assert text == f"{full} at full scale; {narrow} in a narrow network"
+    full = results_of("fig4_sweep", errors(5.0, 2, {(1e-3, 0.1), (1e-4, 0.1), (1e-4, 0.01)}), PAPER)
+    assert fig4_sweep.at_every_scale([full, narrow]) == (
+        "With the learning rate and the weight decay of both rules equal, Linear Backprop's mean "
+        "accuracy minus Backprop's is +6.0 points at full scale and -1.0 points in a narrow "
+        "network at 1e-4 with 0.1, over the first 2 epochs; +15.0 points at full scale and +8.0 "
+        "points in a narrow network at 1e-3 with 0.1, over the first 2 epochs."
+    )
+    for found in ([full], [full, results_of("fig4_sweep", lambda c, n: None)]):
+        assert fig4_sweep.at_every_scale(found).startswith("No pair has been run")
+
+
+def test_an_answer_says_nothing_of_the_end_of_a_run_that_has_just_begun():
+    for stem in ("fig4_sweep", "selection"):
+        begun = results_of(stem, lambda c, n: [50.0] * 2)
+        long = results_of(stem, lambda c, n: [50.0] * 60)
+        for end in ("final", "best"):
+            assert end not in EXPERIMENTS[stem].answer(begun), stem
+        assert any(end in EXPERIMENTS[stem].answer(long) for end in ("final", "best")), stem
 
 
 def test_a_run_that_has_just_begun_does_not_cut_the_comparison_of_the_others():
@@ -455,23 +470,33 @@ def test_precisions_are_compared_over_the_seeds_and_epochs_that_all_have(rule, a
 
 def test_what_the_width_changes_by_hand():
     def errors(config, epochs):
-        lead = 10.0 if config.width == 1 / 8 else 4.0
+        lead = {1 / 8: 10.0, 1 / 4: 4.0}.get(config.width, -1.0)
         return [50.0 - lead * (config.rule == "bp")] * epochs
 
     found = results_of("width", errors)
     assert width.measures(found) == {
-        "small_lead": Measure(pytest.approx(10.0), 1, 20),
-        "large_lead": Measure(pytest.approx(4.0), 1, 20),
+        "lead_1/8": Measure(pytest.approx(10.0), 1, 20),
+        "lead_1/4": Measure(pytest.approx(4.0), 1, 20),
     }
-    says = (
-        "Over the first {}, Backprop's mean accuracy is 10.0 points ahead at width 1/8 and "
-        "4.0 points ahead at width 1/4."
-    )
-    assert width.answer(found) == says.format("20 epochs")
+    says = "Backprop's mean accuracy is 10.0 points ahead at width 1/8 and 4.0 points ahead at"
+    assert width.answer(found) == f"Over the first 20 epochs, {says} width 1/4."
     begun = results_of("width", lambda c, n: errors(c, 1))
     assert width.answer(begun) == (
-        f"Not yet decided: 1 epoch of 20 at both widths. {says.format('epoch')}"
+        "Not yet decided in a narrow network: 1 epoch of 20. "
+        f"Over the first epoch, {says} width 1/4."
     )
+    full = results_of("width", lambda c, n: errors(c, 2) if c.width == 1 else None, PAPER)
+    assert width.answer(full) == (
+        "Not yet decided at full scale: 2 epochs of 20 and no pair of runs at width 1/2. Over the "
+        "first 2 epochs, Backprop's mean accuracy is 1.0 points behind at width 1."
+    )
+    assert width.across([full, found]) == (
+        "Over the first 2 epochs, which all these widths have, Backprop's mean accuracy is 10.0 "
+        "points ahead at width 1/8, 4.0 points ahead at width 1/4 and 1.0 points behind at width 1."
+    )
+    assert width.across([found]).startswith("No further width")
+    one_rule = results_of("width", lambda c, n: [50.0] if c.rule == "bp" else None)
+    assert "too few" in width.answer(one_rule)
 
 
 def test_what_apl_units_add_by_hand():

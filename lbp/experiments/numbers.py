@@ -94,6 +94,16 @@ def long_enough(
     return enough if long and comparable(enough) else records
 
 
+# With fewer epochs than this, an answer says nothing of how runs end.
+FEWEST_EPOCHS = 10
+
+
+def at_end(found: Measures, name: str) -> Measure | None:
+    """Return a measure of how runs end, or None where there is none of `FEWEST_EPOCHS` or more."""
+    measure = found.get(name)
+    return measure if measure and measure.last >= FEWEST_EPOCHS else None
+
+
 def mean_accuracy(record: Record, first: int, last: int) -> float:
     """Return the test accuracy in percent, averaged over epochs `first` to `last`."""
     return float(accuracies(record, last)[first - 1 :].mean())

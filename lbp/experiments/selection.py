@@ -8,6 +8,7 @@ from lbp.experiments.grid import LEARNING_RATES, PAIRS, RULES, WEIGHT_DECAYS, gr
 from lbp.experiments.numbers import (
     Measure,
     Measures,
+    at_end,
     common_epochs,
     counted,
     final_accuracy,
@@ -198,7 +199,7 @@ def answer(results: Results) -> str:
     numbers = measures(results)
     where = results.scale.where
     parts = []
-    if mean := numbers.get("leak_mean"):
+    if mean := at_end(numbers, "leak_mean"):
         made = choices(results).values()
         more = " or more" if len({choice.epochs for choice in made}) > 1 else ""
         adds = (
@@ -214,13 +215,13 @@ def answer(results: Results) -> str:
             f"{most} to choose from."
         )
     for rule in RULES:
-        if lead := numbers.get(f"{rule}_lead"):
+        if lead := at_end(numbers, f"{rule}_lead"):
             side = "above" if lead.value > 0 else "below"
             parts.append(
                 f"The pair of Figure 2 for {LABELS[rule]} is {abs(lead.value):.1f} points {side} "
                 f"the best of the others that were run, after {counted(lead.last)} {where}."
             )
-    if gap := numbers.get("best_gap"):
+    if gap := at_end(numbers, "best_gap"):
         side = "above" if gap.value > 0 else "below"
         best, _ = best_runs(results)
         unit = {rule: ACTIVATIONS[record.config.activation] for rule, record in best.items()}

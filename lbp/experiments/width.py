@@ -1,6 +1,6 @@
 """How far the narrow network can be trusted: the runs of Figure 2 at several widths."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 
 from matplotlib.figure import Figure
@@ -21,6 +21,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import NARROW, PAPER, Scale
 from lbp.experiments.style import COLOURS, LABELS, shade
 from lbp.experiments.table import Table
+from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 TITLE = "How far the narrow network can be trusted"
@@ -51,21 +52,54 @@ def goals(scale: Scale) -> list[Goal]:
 
 
 def measures(results: Results) -> Measures:
-    """Return how far Backprop leads at each width, over the epochs that all runs have.
+    """Return how far Backprop leads at each width, over the epochs that all its runs have.
 
-    - small_lead, large_lead: mean accuracy of Backprop minus that of Linear Backprop, at the
-      smaller and at the larger width, in points.
+    - lead_{width}: mean accuracy of Backprop minus that of Linear Backprop, in points; needs both
+      runs of the width.
     """
-    by_key = {(r.config.width, r.config.rule): r for r in results.of()}
-    if len(by_key) < 4:
-        return {}
-    epochs = common_epochs(by_key.values())
-    found = {}
-    for name, width in zip(("small", "large"), WIDTHS[results.scale.name], strict=True):
-        bp, linear = by_key[width, "bp"], by_key[width, "linear"]
-        lead = mean_accuracy(bp, 1, epochs) - mean_accuracy(linear, 1, epochs)
-        found[f"{name}_lead"] = Measure(lead, 1, epochs)
-    return found
+    return {f"lead_{Fraction(width)}": lead for width, lead in leads([results]).items()}
+
+
+def leads(found: Sequence[Results]) -> dict[float, Measure]:
+    """Return Backprop's lead by width, narrow first, over the epochs that all these runs have."""
+    by_width: dict[float, dict[str, Record]] = {}
+    for results in found:
+        for record in results.of():
+            by_width.setdefault(record.config.width, {})[record.config.rule] = record
+    pairs = {width: by_width[width] for width in sorted(by_width) if len(by_width[width]) == 2}
+    epochs = common_epochs(record for pair in pairs.values() for record in pair.values())
+    means = {
+        width: {rule: mean_accuracy(record, 1, epochs) for rule, record in pair.items()}
+        for width, pair in pairs.items()
+    }
+    return {w: Measure(mean["bp"] - mean["linear"], 1, epochs) for w, mean in means.items()}
+
+
+def texts(found: Sequence[Results]) -> dict[str, str]:
+    """Return what the page says of all widths, by name."""
+    return {"width_across": across(found)}
+
+
+def across(found: Sequence[Results]) -> str:
+    """Say how far Backprop leads at the widths of every scale, over the epochs that all have."""
+    at = leads(found)
+    if len(at) < 3:  # the two of one scale are in its answer
+        return "No further width has been run under both rules yet."
+    return f"Over {first_epochs(_epochs(at))}, which all these widths have, {_said(at)}."
+
+
+def _epochs(at: Mapping[float, Measure]) -> int:
+    return min(lead.last for lead in at.values())
+
+
+def _said(at: Mapping[float, Measure]) -> str:
+    *others, last = [
+        f"{abs(lead.value):.1f} points {'ahead' if lead.value > 0 else 'behind'} "
+        f"at width {Fraction(width)}"
+        for width, lead in at.items()
+    ]
+    each = f"{', '.join(others)} and {last}" if others else last
+    return f"Backprop's mean accuracy is {each}"
 
 
 def draw(found: Sequence[Results]) -> Figure:
@@ -108,16 +142,15 @@ def table(found: Sequence[Results]) -> Table:
 
 def answer(results: Results) -> str:
     """Say in a sentence what the runs of a scale show."""
-    leads = measures(results).values()
-    if not leads:
+    at = leads([results])
+    if not at:
         return results.undecided
-    at = " and ".join(
-        f"{abs(lead.value):.1f} points {'ahead' if lead.value > 0 else 'behind'} "
-        f"at width {Fraction(width)}"
-        for lead, width in zip(leads, WIDTHS[results.scale.name], strict=True)
-    )
-    last = min(lead.last for lead in leads)
-    open_ = (
-        "" if last == EPOCHS else f"Not yet decided: {counted(last)} of {EPOCHS} at both widths. "
-    )
-    return f"{open_}Over {first_epochs(last)}, Backprop's mean accuracy is {at}."
+    epochs = _epochs(at)
+    lacks = [f"{counted(epochs)} of {EPOCHS}"] if epochs < EPOCHS else []
+    lacks += [
+        f"no pair of runs at width {Fraction(width)}"
+        for width in WIDTHS[results.scale.name]
+        if width not in at
+    ]
+    open_ = f"Not yet decided {results.scale.where}: {' and '.join(lacks)}. " if lacks else ""
+    return f"{open_}Over {first_epochs(epochs)}, {_said(at)}."

@@ -471,30 +471,44 @@ def test_precisions_are_compared_over_the_seeds_and_epochs_that_all_have(rule, a
 def test_what_the_width_changes_by_hand():
     def errors(config, epochs):
         lead = {1 / 8: 10.0, 1 / 4: 4.0}.get(config.width, -1.0)
-        return [50.0 - lead * (config.rule == "bp")] * epochs
+        level = 50.0 - 8.0 * (config.width == 1 / 4)
+        late = [level] * (epochs - 2) + [level - 5.0 * (config.rule == "linear")] * 2
+        return [error - lead * (config.rule == "bp") for error in late]
 
     found = results_of("width", errors)
-    assert width.measures(found) == {
-        "lead_1/8": Measure(pytest.approx(10.0), 1, 20),
-        "lead_1/4": Measure(pytest.approx(4.0), 1, 20),
+    assert width.measures(found) == {  # 5 points in 2 of 20 epochs: half a point of the mean
+        "lead_1/8": Measure(pytest.approx(9.5), 1, 20),
+        "lead_1/4": Measure(pytest.approx(3.5), 1, 20),
+        "end_1/8": Measure(pytest.approx(5.0), 19, 20),
+        "end_1/4": Measure(pytest.approx(-1.0), 19, 20),
     }
-    says = "Backprop's mean accuracy is 10.0 points ahead at width 1/8 and 4.0 points ahead at"
-    assert width.answer(found) == f"Over the first 20 epochs, {says} width 1/4."
-    begun = results_of("width", lambda c, n: errors(c, 1))
-    assert width.answer(begun) == (
-        "Not yet decided in a narrow network: 1 epoch of 20. "
-        f"Over the first epoch, {says} width 1/4."
+    end = (
+        "Over epochs 19 to 20, Backprop's mean accuracy is 5.0 points ahead at width 1/8 and "
+        "1.0 points behind at width 1/4. Twice the width changes accuracy there by +2.0 points "
+        "under Backprop and +8.0 points under Linear Backprop."
     )
-    full = results_of("width", lambda c, n: errors(c, 2) if c.width == 1 else None, PAPER)
+    assert width.answer(found) == (
+        "Over the first 20 epochs, Backprop's mean accuracy is 9.5 points ahead at width 1/8 and "
+        f"3.5 points ahead at width 1/4. {end}"
+    )
+    begun = results_of("width", lambda c, n: errors(c, 20)[:1])
+    assert width.answer(begun) == (
+        "Not yet decided in a narrow network: 1 epoch of 20. Over the first epoch, Backprop's mean "
+        "accuracy is 10.0 points ahead at width 1/8 and 4.0 points ahead at width 1/4."
+    )
+    full = results_of("width", lambda c, n: errors(c, 20)[:2] if c.width == 1 else None, PAPER)
     assert width.answer(full) == (
         "Not yet decided at full scale: 2 epochs of 20 and no pair of runs at width 1/2. Over the "
         "first 2 epochs, Backprop's mean accuracy is 1.0 points behind at width 1."
     )
-    assert width.across([full, found]) == (
-        "Over the first 2 epochs, which all these widths have, Backprop's mean accuracy is 10.0 "
-        "points ahead at width 1/8, 4.0 points ahead at width 1/4 and 1.0 points behind at width 1."
-    )
+    assert width.texts([full, found]) == {
+        "width_across": "Over the first 2 epochs, which all these widths have, Backprop's mean "
+        "accuracy is 10.0 points ahead at width 1/8, 4.0 points ahead at width 1/4 and 1.0 points "
+        "behind at width 1.",
+        "width_end": end,
+    }
     assert width.across([found]).startswith("No further width")
+    assert width.at_end_of_each([full, begun]).startswith("No two widths")
     one_rule = results_of("width", lambda c, n: [50.0] if c.rule == "bp" else None)
     assert "too few" in width.answer(one_rule)
 

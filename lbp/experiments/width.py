@@ -1,6 +1,6 @@
 """How far the narrow network can be trusted: the runs of Figure 2 at several widths."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 
 from matplotlib.figure import Figure
@@ -8,11 +8,14 @@ from matplotlib.figure import Figure
 from lbp.experiments import paper
 from lbp.experiments.grid import PAIRS, RULES
 from lbp.experiments.numbers import (
+    FEWEST_EPOCHS,
     Measure,
     Measures,
     common_epochs,
     counted,
+    final_accuracy,
     first_epochs,
+    last_tenth,
     mean_accuracy,
     number,
 )
@@ -55,50 +58,87 @@ def measures(results: Results) -> Measures:
     """Return how far Backprop leads at each width, over the epochs that all its runs have.
 
     - lead_{width}: mean accuracy of Backprop minus that of Linear Backprop, in points; needs both
-      runs of the width.
+      runs of the width;
+    - end_{width}: the same of final accuracy.
     """
-    return {f"lead_{Fraction(width)}": lead for width, lead in leads([results]).items()}
-
-
-def leads(found: Sequence[Results]) -> dict[float, Measure]:
-    """Return Backprop's lead by width, narrow first, over the epochs that all these runs have."""
-    by_width: dict[float, dict[str, Record]] = {}
-    for results in found:
-        for record in results.of():
-            by_width.setdefault(record.config.width, {})[record.config.rule] = record
-    pairs = {width: by_width[width] for width in sorted(by_width) if len(by_width[width]) == 2}
-    epochs = common_epochs(record for pair in pairs.values() for record in pair.values())
-    means = {
-        width: {rule: mean_accuracy(record, 1, epochs) for rule, record in pair.items()}
-        for width, pair in pairs.items()
+    pairs = _pairs([results])
+    return {
+        f"{name}_{Fraction(width)}": lead
+        for name, window in (("lead", _whole(pairs)), ("end", _end(pairs)))
+        for width, lead in _leads(pairs, *window).items()
     }
-    return {w: Measure(mean["bp"] - mean["linear"], 1, epochs) for w, mean in means.items()}
 
 
 def texts(found: Sequence[Results]) -> dict[str, str]:
-    """Return what the page says of all widths, by name."""
-    return {"width_across": across(found)}
+    """Return what the page and that of Figure 2 say of the widths, by name."""
+    return {"width_across": across(found), "width_end": at_end_of_each(found)}
 
 
 def across(found: Sequence[Results]) -> str:
     """Say how far Backprop leads at the widths of every scale, over the epochs that all have."""
-    at = leads(found)
-    if len(at) < 3:  # the two of one scale are in its answer
+    pairs = _pairs(found)
+    if len(pairs) < 3:  # the two of one scale are in its answer
         return "No further width has been run under both rules yet."
-    return f"Over {first_epochs(_epochs(at))}, which all these widths have, {_said(at)}."
+    _, epochs = _whole(pairs)
+    return f"Over {first_epochs(epochs)}, which all these widths have, {_lead(pairs, 1, epochs)}."
 
 
-def _epochs(at: Mapping[float, Measure]) -> int:
-    return min(lead.last for lead in at.values())
+def at_end_of_each(found: Sequence[Results]) -> str:
+    """Say what the width changes at the end, at the first scale that has two widths."""
+    for results in found:
+        pairs = _pairs([results])
+        first, last = _end(pairs)
+        if len(pairs) < 2 or last < FEWEST_EPOCHS:
+            continue
+        small, large = pairs.values()
+        rises = " and ".join(
+            f"{final_accuracy(large[rule], last) - final_accuracy(small[rule], last):+z.1f} points "
+            f"under {LABELS[rule]}"
+            for rule in RULES
+        )
+        return (
+            f"Over epochs {first} to {last}, {_lead(pairs, first, last)}. Twice the width changes "
+            f"accuracy there by {rises}."
+        )
+    return "No two widths have been run for long enough yet."
 
 
-def _said(at: Mapping[float, Measure]) -> str:
-    *others, last = [
+Pairs = dict[float, dict[str, Record]]  # the runs by width, narrow first, and rule
+
+
+def _pairs(found: Sequence[Results]) -> Pairs:
+    """Return the runs of every width that has been run under both rules."""
+    by_width: Pairs = {}
+    for results in found:
+        for record in results.of():
+            by_width.setdefault(record.config.width, {})[record.config.rule] = record
+    return {width: by_width[width] for width in sorted(by_width) if len(by_width[width]) == 2}
+
+
+def _whole(pairs: Pairs) -> tuple[int, int]:
+    return 1, common_epochs(record for pair in pairs.values() for record in pair.values())
+
+
+def _end(pairs: Pairs) -> tuple[int, int]:
+    return last_tenth(_whole(pairs)[1])
+
+
+def _leads(pairs: Pairs, first: int, last: int) -> dict[float, Measure]:
+    """Return Backprop's mean accuracy minus that of Linear Backprop by width, in points."""
+    found = {}
+    for width, pair in pairs.items():
+        bp, linear = (mean_accuracy(pair[rule], first, last) for rule in RULES)
+        found[width] = Measure(bp - linear, first, last)
+    return found
+
+
+def _lead(pairs: Pairs, first: int, last: int) -> str:
+    *others, end = [
         f"{abs(lead.value):.1f} points {'ahead' if lead.value > 0 else 'behind'} "
         f"at width {Fraction(width)}"
-        for width, lead in at.items()
+        for width, lead in _leads(pairs, first, last).items()
     ]
-    each = f"{', '.join(others)} and {last}" if others else last
+    each = f"{', '.join(others)} and {end}" if others else end
     return f"Backprop's mean accuracy is {each}"
 
 
@@ -123,7 +163,7 @@ def draw(found: Sequence[Results]) -> Figure:
 
 
 def table(found: Sequence[Results]) -> Table:
-    """Return the mean accuracy at every width."""
+    """Return the mean and the final accuracy at every width."""
     rows = []
     for results in found:
         epochs = common_epochs(results.of())
@@ -131,26 +171,29 @@ def table(found: Sequence[Results]) -> Table:
             for rule in RULES:
                 record = next(iter(results.of(width=width, rule=rule)), None)
                 mean = mean_accuracy(record, 1, epochs) if record else None
+                final = final_accuracy(record, epochs) if record else None
                 label = f"{LABELS[rule]}, width {Fraction(width)}"
-                rows.append([label, str(epochs), number(mean)])
+                rows.append([label, str(epochs), number(mean), number(final)])
     return Table(
-        "Mean test accuracy over the epochs that all runs of a scale have.",
-        ["run", "epochs", "mean accuracy (%)"],
+        "Test accuracy over the epochs that all runs of a scale have: the mean over all of them, "
+        "and over the last tenth of them.",
+        ["run", "epochs", "mean accuracy (%)", "final accuracy (%)"],
         rows,
     )
 
 
 def answer(results: Results) -> str:
-    """Say in a sentence what the runs of a scale show."""
-    at = leads([results])
-    if not at:
+    """Say in a sentence or two what the runs of a scale show."""
+    pairs = _pairs([results])
+    if not pairs:
         return results.undecided
-    epochs = _epochs(at)
+    _, epochs = _whole(pairs)
     lacks = [f"{counted(epochs)} of {EPOCHS}"] if epochs < EPOCHS else []
     lacks += [
         f"no pair of runs at width {Fraction(width)}"
         for width in WIDTHS[results.scale.name]
-        if width not in at
+        if width not in pairs
     ]
     open_ = f"Not yet decided {results.scale.where}: {' and '.join(lacks)}. " if lacks else ""
-    return f"{open_}Over {first_epochs(epochs)}, {_said(at)}."
+    end = f" {at_end_of_each([results])}" if len(pairs) > 1 and epochs >= FEWEST_EPOCHS else ""
+    return f"{open_}Over {first_epochs(epochs)}, {_lead(pairs, 1, epochs)}.{end}"

@@ -271,6 +271,23 @@ def test_linear_backprop_with_the_pair_of_backprop():
     assert "has not been run for 60 epochs" in fig4_sweep.at_backprops_pair([lacks])
 
 
+def test_the_distance_of_the_sweep_to_the_paper_is_that_of_every_run():
+    def errors(away):
+        def of(config, epochs):
+            if config.lr > 1e-4 or config.l2 < 0.1:
+                return None
+            curve = paper.sweep_curve(config.lr, config.l2, config.rule)
+            mids = dict(zip(curve.epochs, curve.mid, strict=True))
+            return [100 - mids[1.0] - away[config.rule], 100 - mids[2.0] + away[config.rule]]
+
+        return of
+
+    near = results_of("fig4_sweep", errors({"bp": 1.5, "linear": 4.0}), PAPER)
+    assert (
+        "as far as each run goes, is 1.5 points under Backprop and 4.0 points under Linear Backprop."
+    ) in fig4_sweep.answer(near)
+
+
 def test_scales_are_compared_where_they_have_the_same_runs():
     def errors(lead, epochs, pairs):
         return lambda c, n: (

@@ -37,6 +37,7 @@ from lbp.experiments.numbers import (
     number,
     ratio,
     shared_pairs,
+    sweep_distance,
 )
 from lbp.experiments.panels import Line, Panel, draw_panels, to_draw
 from lbp.experiments.results import Results, with_records
@@ -116,6 +117,17 @@ def measures(results: Results) -> Measures:
             found[f"{rule}_by_decay"] = Measure(_furthest(finals, fixed=0), *window)
         found["spread_ratio"] = Measure(ratio(sd["bp"], sd["linear"]), *window)
     return found
+
+
+def _from_the_paper(results: Results) -> dict[str, float]:
+    """Return the mean distance to the paper's curves by rule, in points, where both have runs."""
+    away: dict[str, list[float]] = {rule: [] for rule in RULES}
+    for record in results.of():
+        if record.config.lr in paper.SHOWN_RATES:
+            away[record.config.rule].append(sweep_distance(record, len(record)))
+    if not all(away.values()):
+        return {}
+    return {rule: float(np.nanmean(of_rule)) for rule, of_rule in away.items()}
 
 
 def _of_one_rate(results: Results) -> list[Record]:
@@ -307,6 +319,12 @@ def answer(results: Results) -> str:
             f"Over {first_epochs(early.last)} {where}, Linear Backprop is {bound} "
             f"{abs(early.value):.1f} points {side} Backprop at the learning rates of the paper's "
             "two panels."
+        )
+    if away := _from_the_paper(results):
+        rules = " and ".join(f"{away[rule]:.1f} points under {LABELS[rule]}" for rule in RULES)
+        parts.append(
+            "The mean distance of the runs to the paper's curves, as far as each run goes, is "
+            f"{rules}."
         )
     if gain := at_end(numbers, "weight_decay_gain"):
         side = "above" if gain.value > 0 else "below"

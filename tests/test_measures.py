@@ -284,7 +284,7 @@ def test_the_distance_of_the_sweep_to_the_paper_is_that_of_every_run():
 
     near = results_of("fig4_sweep", errors({"bp": 1.5, "linear": 4.0}), PAPER)
     assert (
-        "as far as each run goes, is 1.5 points under Backprop and 4.0 points under Linear Backprop."
+        "as far as each run goes, is 1.5 points under Backprop and 4.0 points under Linear"
     ) in fig4_sweep.answer(near)
 
 

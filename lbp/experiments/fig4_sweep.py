@@ -193,8 +193,8 @@ def at_every_scale(found: Sequence[Results]) -> str:
     """Say how far Linear Backprop leads at each scale, where all scales have the same runs."""
     found = with_records(found)
     runs = [by_key(results.of()) for results in found]
-    pairs = [pair for pair in shared_pairs(runs[0]) if all(pair in shared_pairs(r) for r in runs)]
-    if len(found) < 2 or not pairs:
+    pairs = set.intersection(*map(set, map(shared_pairs, runs))) if len(runs) > 1 else set()
+    if not pairs:
         return "No pair has been run under both rules at two scales yet."
     parts = []
     for lr, l2 in sorted(pairs):

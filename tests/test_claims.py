@@ -80,6 +80,28 @@ def test_a_number_of_few_seeds_decides_nothing_near_a_bound(value, seeds, word):
     assert judge(claim, {"paper": {"m": value}}).word in (REPRODUCED, NOT_REPRODUCED)
 
 
+def test_where_a_scale_cannot_tell_another_that_decides_is_named_beside_it():
+    claim = replace(CLAIM, margin=0.25)
+    near, inside, above = Measure(0.9, 1, 30, 1), Measure(1.5, 1, 30, 1), Measure(9.0, 1, 30, 1)
+    verdict = judge(claim, {"paper": {"m": near}, "narrow": {"m": inside}})
+    assert verdict.word == UNTOLD
+    assert verdict.text == f"cannot be told {FULL} 30; reproduced {NARROWLY} 30"
+    assert verdict.found == "0.9 points; in a narrow network 1.5 points"
+    nowhere = judge(claim, {"paper": {"m": Measure(math.nan, 1, 30)}, "narrow": {"m": above}})
+    assert nowhere.text == f"cannot be told {FULL} 30; not reproduced {NARROWLY} 30"
+    assert nowhere.found == "-; in a narrow network 9 points"
+    listed = claims.texts([verdict])["names cannot be told"]
+    assert listed == f"1 at full scale (n: reproduced {NARROWLY} 30)"
+    # A scale that decides stands alone, and one that cannot tell either adds nothing.
+    for full, narrow, text in (
+        (inside, above, f"reproduced {FULL} 30"),
+        (near, near, f"cannot be told {FULL} 30"),
+        (near, Measure(1.5, 1, 1), f"cannot be told {FULL} 30"),
+    ):
+        judged = judge(claim, {"paper": {"m": full}, "narrow": {"m": narrow}})
+        assert (judged.text, judged.beside) == (text, None)
+
+
 def test_a_claim_has_no_negative_margin():
     with pytest.raises(LbpError, match=r"the claim c has the margin -1.0: at least 0 is needed"):
         replace(CLAIM, margin=-1.0)

@@ -34,7 +34,7 @@ WORDS = (REPRODUCED, NOT_REPRODUCED, UNTOLD, BEGUN, NOT_RUN)
 WORKS = {"yazdani2018": "Yazdani 2018", "agostinelli2014": "Agostinelli et al. 2014"}
 THE_PAPER = "yazdani2018"
 
-# Where a claim can be tested, the first that can decide it counts.
+# Where a claim can be tested. The first that has enough epochs counts.
 WHERE = {
     PAPER.name: PAPER.where,
     NARROW.name: NARROW.where,
@@ -141,6 +141,7 @@ class Verdict:
         window: The first and the last epoch that the number rests on.
         interval: The 95 % confidence interval of the number, where it has one.
         needed: How many epochs the test needs, where there are fewer.
+        beside: Where it cannot be told, the verdict of a later place that decides.
     """
 
     claim: Claim
@@ -150,30 +151,33 @@ class Verdict:
     window: tuple[int, int] | None = None
     interval: tuple[float, float] | None = None
     needed: int | None = None
+    beside: "Verdict | None" = None
+
+    @property
+    def share(self) -> float:
+        """How much of the epochs that the test needs there is, from 0 to 1."""
+        return self.window[1] / self.needed if self.window and self.needed else 1.0
 
     @property
     def found(self) -> str:
-        """The number found, with its unit; "-" if there is none."""
-        if self.value is None or math.isnan(self.value):
-            return "-"
-        unit = f" {self.claim.unit}" if self.claim.unit else ""
-        between = ""
-        if self.interval:
-            between = f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
-        return f"{self.value:.3g}{unit}{between}"
+        """The number found, with its unit, and the one beside it; "-" if there is none."""
+        number = "-"
+        if self.value is not None and not math.isnan(self.value):
+            number = f"{self.value:.3g} {self.claim.unit}".rstrip()
+            if self.interval:
+                number += f" ({self.interval[0]:.3g} to {self.interval[1]:.3g})"
+        return f"{number}; {self.beside.where} {self.beside.found}" if self.beside else number
 
     @property
     def text(self) -> str:
-        """The word, where it holds and which epochs it rests on."""
-        if not self.where:
-            return self.word
-        if not self.window:
-            return f"{self.word} {self.where}"
-        first, last = self.window
-        if self.needed:
-            return f"{self.word} {self.where}, {last} of {self.needed} epochs"
-        over = f"epoch {last}" if first == last else f"epochs {first} to {last}"
-        return f"{self.word} {self.where}, {over}"
+        """The word, where it holds and which epochs it rests on; then the same of `beside`."""
+        parts = [f"{self.word} {self.where}".rstrip()]
+        if self.window:
+            first, last = self.window
+            over = f"epoch {last}" if first == last else f"epochs {first} to {last}"
+            parts.append(f"{last} of {self.needed} epochs" if self.needed else over)
+        text = ", ".join(parts)
+        return f"{text}; {self.beside.text}" if self.beside else text
 
 
 def load() -> list[Claim]:
@@ -208,41 +212,50 @@ def _damaged(path: Path, reason: str) -> LbpError:
 def judge(claim: Claim, found: Mapping[str, Found]) -> Verdict:
     """Return the verdict on a claim, by the first place that has enough epochs.
 
-    If none has, the claim is not yet decided; the place that has most of what it needs is named.
+    If it cannot be told there, a later place that decides is named beside it. If none has enough,
+    the claim is not yet decided; the place that has most of what it needs is named.
 
     Args:
         claim: The claim.
         found: The numbers of its experiment, by the place in `WHERE` and name.
     """
-    verdict, most = Verdict(claim, NOT_RUN), 0.0
-    for place, where in WHERE.items():
-        number = found.get(place, {}).get(claim.measure)
-        if number is None or place not in claim.least:
-            continue
-        window = interval = None
-        margin = 0.0
-        if isinstance(number, Measure):
-            window, needed = (number.first, number.last), claim.least[place]
-            margin = claim.margin if number.seeds < FEWEST_SEEDS else 0.0
-            number = number.value
-            if window[1] < needed:
-                if window[1] / needed > most:
-                    most = window[1] / needed
-                    verdict = Verdict(claim, BEGUN, number, where, window, needed=needed)
-                continue
-        elif isinstance(number, Estimate):
-            if not math.isnan(number.low):
-                interval = (number.low, number.high)
-            number = number.value
-        inside = claim.low <= number <= claim.high
-        word = REPRODUCED if inside else NOT_REPRODUCED
-        ends = interval or (number - margin, number + margin)
-        if math.isnan(number) or any(
-            ends[0] < bound < ends[1] for bound in (claim.low, claim.high)
-        ):
-            word = UNTOLD
-        return Verdict(claim, word, number, where, window, interval)
-    return verdict
+    numbers = {place: found.get(place, {}).get(claim.measure) for place in WHERE}
+    judged = [
+        _judge_at(place, number, claim)
+        for place, number in numbers.items()
+        if number is not None and place in claim.least
+    ]
+    enough = [verdict for verdict in judged if verdict.word != BEGUN]
+    if not enough:
+        begun = [verdict for verdict in judged if verdict.share > 0]
+        return max(begun, key=lambda verdict: verdict.share, default=Verdict(claim, NOT_RUN))
+    first, *later = enough
+    if first.word != UNTOLD:
+        return first
+    return replace(first, beside=next((v for v in later if v.word != UNTOLD), None))
+
+
+def _judge_at(place: str, number: Measure | Estimate | float, claim: Claim) -> Verdict:
+    """Return the verdict on a claim by its number at one place."""
+    where = WHERE[place]
+    window = interval = None
+    margin = 0.0
+    if isinstance(number, Measure):
+        window, needed = (number.first, number.last), claim.least[place]
+        if number.last < needed:
+            return Verdict(claim, BEGUN, number.value, where, window, needed=needed)
+        margin = claim.margin if number.seeds < FEWEST_SEEDS else 0.0
+        number = number.value
+    elif isinstance(number, Estimate):
+        if not math.isnan(number.low):
+            interval = (number.low, number.high)
+        number = number.value
+    inside = claim.low <= number <= claim.high
+    word = REPRODUCED if inside else NOT_REPRODUCED
+    ends = interval or (number - margin, number + margin)
+    if math.isnan(number) or any(ends[0] < bound < ends[1] for bound in (claim.low, claim.high)):
+        word = UNTOLD
+    return Verdict(claim, word, number, where, window, interval)
 
 
 def judge_experiment(stem: str, found: Mapping[str, Found]) -> list[Verdict]:
@@ -406,7 +419,8 @@ def _names(judged: Sequence[Verdict]) -> str:
     names: dict[str, list[str]] = {}
     for verdict in judged:
         if verdict.claim.is_of_the_paper:
-            names.setdefault(verdict.where, []).append(verdict.claim.name)
+            beside = f": {verdict.beside.text}" if verdict.beside else ""
+            names.setdefault(verdict.where, []).append(verdict.claim.name + beside)
     if set(names) <= {""}:
         return "; ".join(names.get("", ["none"]))
     return ", ".join(f"{len(here)} {where} ({'; '.join(here)})" for where, here in names.items())

@@ -64,6 +64,15 @@ def test_the_papers_curve_is_where_it_was_digitised_as_far_as_the_axis_goes():
     assert list(drawn.get_ydata()) == curve.mid[: len(shown)]
 
 
+def test_one_place_of_the_papers_curve_has_a_bar_in_place_of_a_band():
+    results = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] * 5, PAPER)
+    (axes,) = fig2_vgg19_tanh.draw([results]).axes
+    bars = {tuple(end) for bar in axes.collections for end in bar.get_segments()[0]}
+    curves = [curve.between(0, 5) for curve in paper.curves(2).values()]
+    assert {tuple(curve.epochs) for curve in curves} == {(5,)}
+    assert bars == {(5, height) for curve in curves for height in (*curve.low, *curve.high)}
+
+
 def test_what_is_not_yet_run_is_said():
     none = results_of("fig2_vgg19_tanh", lambda c, n: None, PAPER)
     half = results_of("fig2_vgg19_tanh", lambda c, n: [50.0] if c.rule == "bp" else None)

@@ -181,6 +181,49 @@ def test_figure_3_by_hand():
     assert found["relu_bp_final"] == pytest.approx(100 - 44)
 
 
+def test_figure_3_says_where_runs_are_that_do_not_tell_how_they_end():
+    def errors(config, epochs):
+        if (config.activation, config.rule) == ("relu", "linear"):
+            return None
+        return [60.0, 50.0 - (config.activation == "relu"), 30.0][: 3 if config.rule == "bp" else 2]
+
+    begun = results_of("fig3_relu", errors, PAPER)
+    assert fig3_relu.measures(begun) == {}
+    assert fig3_relu.answer(begun) == (
+        "After 2 epochs at full scale, the test accuracy is 50.0 % with tanh under Backprop, 50.0 "
+        "% with tanh under Linear Backprop and 51.0 % with ReLU under Backprop. That is too early "
+        "to say how they end. Not yet run there: ReLU under Linear Backprop."
+    )
+    assert [row[1] for row in fig3_relu.table([begun]).rows] == ["2", "2", "2", "0"]
+    # Nine epochs of all are too few as well, ten are not.
+    nine, ten = (results_of("fig3_relu", lambda c, n, k=k: [50.0] * k, PAPER) for k in (9, 10))
+    assert fig3_relu.answer(nine).endswith("That is too early to say how they end.")
+    assert "too early" not in fig3_relu.answer(ten)
+    one = results_of("fig3_relu", lambda c, n: [50.0] if c == begun.goals[0].config else None)
+    assert fig3_relu.answer(one) == one.undecided
+
+
+def test_both_activations_are_compared_where_both_rules_have_one_pair():
+    def errors(config, epochs):
+        if config.l2 not in (0.1, 0.0) or (config.l2 == 0.0 and config.activation == "tanh"):
+            return None
+        if config.lr < 1e-3:
+            return None
+        gain = {"tanh": 8.0, "relu": -4.0}[config.activation] * (config.rule == "linear")
+        return [60.0 - gain, 60.0][: 2 if config.rule == "bp" else 3]
+
+    found = results_of("selection", errors, PAPER)
+    nothing = results_of("selection", lambda c, n: None, PAPER)
+    assert selection.by_activation([nothing, found]) == (
+        "With the learning rate and the weight decay of both rules equal, Linear Backprop's mean "
+        "accuracy minus Backprop's is +4.0 points with tanh and -2.0 points with ReLU at 1e-3 with "
+        "0.1, over the first 2 epochs, at full scale (one seed)."
+    )
+    assert selection.texts([nothing]) == {
+        "selection_activations": "No pair has been run under both rules with both activations yet."
+    }
+
+
 SPREADS = [f"{rule}_by_{what}" for rule in ("bp", "linear") for what in ("rate", "decay")]
 
 

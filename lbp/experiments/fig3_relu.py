@@ -1,6 +1,6 @@
 """Figure 3: Linear Backprop with tanh and with ReLU against Backprop with ReLU."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from matplotlib.figure import Figure
 
@@ -9,7 +9,9 @@ from lbp.experiments.grid import long_goals
 from lbp.experiments.numbers import (
     Measure,
     Measures,
+    Names,
     accuracies,
+    at_end,
     by_name,
     common_epochs,
     counted,
@@ -27,6 +29,7 @@ from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
 from lbp.experiments.style import ACTIVATIONS, LABELS
 from lbp.experiments.table import Table
+from lbp.lab.record import Record
 from lbp.lab.run import Goal
 
 TITLE = "Against ReLU"
@@ -61,7 +64,7 @@ def measures(results: Results) -> Measures:
     runs = by_name(results.of(), NAMES)
     if not runs:
         return {}
-    epochs = common_epochs(record for records in runs.values() for record in records)
+    epochs = _common(runs)
     half = (epochs // 2 + 1, epochs)
     best, final, sd, away = {}, {}, {}, {}
     for name, records in runs.items():
@@ -112,17 +115,17 @@ def table(found: Sequence[Results]) -> Table:
     """Return variance and accuracy of each combination at each scale, with 95 % intervals."""
     rows = []
     for results in found:
-        runs = by_name(results.of(), NAMES)
-        epochs = common_epochs(record for records in runs.values() for record in records)
+        runs = _begun(results)
+        epochs = _common(runs)
         for activation, rule in NAMES:
             records = runs.get((activation, rule), [])
-            cells = ["-", "-"]
+            cells = ["0", "-", "-"]
             if records:
                 deviations = [epoch_to_epoch_sd(record, epochs) for record in records]
                 finals = [final_accuracy(record, epochs) for record in records]
-                cells = [str(interval(finals)), str(interval(deviations))]
+                cells = [str(epochs), str(interval(finals)), str(interval(deviations))]
             label = f"{ACTIVATIONS[activation]}, {LABELS[rule]}"
-            rows.append([f"{label}, {results.scale.title}", str(epochs), *cells])
+            rows.append([f"{label}, {results.scale.title}", *cells])
     return Table(
         "Means over the seeds with their 95 % confidence intervals (Student's t). Final accuracy "
         "is the mean over the last tenth of the epochs; the standard deviation from epoch to epoch "
@@ -136,8 +139,8 @@ def answer(results: Results) -> str:
     """Say in a sentence or two what the runs of a scale show."""
     numbers = measures(results)
     where = results.scale.where
-    if not numbers:
-        return results.undecided
+    if at_end(numbers, "best_gap") is None:
+        return _so_far(results)
     gap, sd, own = (numbers[name] for name in ("best_gap", "sd_ratio", "relu_sd_ratio"))
     gain = numbers["relu_gain_bp"]
     ends, bests = (
@@ -155,3 +158,37 @@ def answer(results: Results) -> str:
         f"epochs they have {bests[0]:.1f} % and {bests[1]:.1f} %. At equal mean accuracy, the "
         "curve that varies more has the higher best epoch."
     )
+
+
+def _so_far(results: Results) -> str:
+    """Say where runs are that are too short, or too few, for how they end."""
+    runs = _begun(results)
+    if len(runs) < 2:
+        return results.undecided
+    epochs = _common(runs)
+    means = {name: mean_of(runs[name], lambda r: accuracies(r, epochs)[-1]) for name in runs}
+    *most, last = (f"{mean:.1f} % with {_called(name)}" for name, mean in means.items())
+    missing = [_called(name) for name in NAMES if name not in runs]
+    without = f" Not yet run there: {', '.join(missing)}." if missing else ""
+    return (
+        f"After {counted(epochs)} {results.scale.where}, the test accuracy is {', '.join(most)} "
+        f"and {last}. That is too early to say how they end.{without}"
+    )
+
+
+def _called(name: Names) -> str:
+    """Return what a combination of activation and rule is called in a sentence."""
+    activation, rule = name
+    return f"{ACTIVATIONS[activation]} under {LABELS[rule]}"
+
+
+def _begun(results: Results) -> dict[Names, list[Record]]:
+    """Return the records of the combinations that have any, of the seeds that these share."""
+    there = results.of()
+    begun = {(record.config.activation, record.config.rule) for record in there}
+    return by_name(there, [name for name in NAMES if name in begun]) if begun else {}
+
+
+def _common(runs: Mapping[Names, list[Record]]) -> int:
+    """Return how many epochs all of these runs have."""
+    return common_epochs(record for records in runs.values() for record in records)

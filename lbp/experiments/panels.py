@@ -175,6 +175,10 @@ def _draw_paper(axes: Axes, curve: PaperCurve, colour: Any, label: str, until: f
     if not shown.epochs:
         return
     marker = "D" if len(shown.epochs) < 4 else ""  # few points are hard to see as a line
-    axes.fill_between(shown.epochs, shown.low, shown.high, color=colour, alpha=0.15, linewidth=0)
+    if len(shown.epochs) > 1:
+        band: dict[str, Any] = {"color": colour, "alpha": 0.15, "linewidth": 0}
+        axes.fill_between(shown.epochs, shown.low, shown.high, **band)
+    else:  # a band over one epoch has no width
+        axes.vlines(shown.epochs, shown.low, shown.high, color=colour, alpha=0.3, linewidth=6)
     style: dict[str, Any] = {"marker": marker, "markersize": 5, "color": colour, "linewidth": 1.2}
     axes.plot(shown.epochs, shown.mid, "--", label=label, **style)

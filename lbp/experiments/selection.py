@@ -9,12 +9,16 @@ from lbp.experiments.numbers import (
     Measure,
     Measures,
     at_end,
+    by_key,
     common_epochs,
     counted,
     final_accuracy,
+    first_epochs,
     last_tenth,
     long_enough,
+    mean_accuracy,
     several,
+    shared_pairs,
 )
 from lbp.experiments.results import Results
 from lbp.experiments.scales import Scale
@@ -187,6 +191,38 @@ def table(found: Sequence[Results]) -> Table:
         ],
         rows,
     )
+
+
+def texts(found: Sequence[Results]) -> dict[str, str]:
+    """Return what the pages say of both activations at equal pairs, by name."""
+    return {"selection_activations": by_activation(found)}
+
+
+def by_activation(found: Sequence[Results]) -> str:
+    """Say how far Linear Backprop leads with each activation, where both rules have one pair.
+
+    At the first scale that has such a pair with both activations.
+    """
+    for results in found:
+        runs = {name: by_key(results.of(activation=name)) for name in ("tanh", "relu")}
+        pairs = set.intersection(*(set(shared_pairs(of_one)) for of_one in runs.values()))
+        if not pairs:
+            continue
+        parts = []
+        for lr, l2 in sorted(pairs):
+            epochs = common_epochs(r[lr, l2, rule] for r in runs.values() for rule in RULES)
+            leads = []
+            for name, of_one in runs.items():
+                bp, linear = (mean_accuracy(of_one[lr, l2, rule], 1, epochs) for rule in RULES)
+                leads.append(f"{linear - bp:+z.1f} points with {ACTIVATIONS[name]}")
+            at = f"at {written(lr)} with {written(l2)}, over {first_epochs(epochs)}"
+            parts.append(f"{' and '.join(leads)} {at}")
+        return (
+            "With the learning rate and the weight decay of both rules equal, Linear Backprop's "
+            f"mean accuracy minus Backprop's is {'; '.join(parts)}, {results.scale.where} (one "
+            "seed)."
+        )
+    return "No pair has been run under both rules with both activations yet."
 
 
 def pair(record: Record) -> str:
